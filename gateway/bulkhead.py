@@ -1,0 +1,58 @@
+"""A bound on the calls in flight to the ledger: some wait a little, the rest are turned away."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+
+from gateway.errors import Overloaded
+
+
+@dataclass(frozen=True, slots=True)
+class BulkheadRules:
+    """How many calls at once, how many more may wait, and for how many seconds."""
+
+    max_in_flight: int
+    max_waiting: int
+    max_wait_s: float
+
+
+class Bulkhead:
+    """Holds a place for each call in flight."""
+
+    def __init__(self, rules: BulkheadRules) -> None:
+        self._rules = rules
+        self._places = asyncio.Semaphore(rules.max_in_flight)
+        self.in_flight = 0
+        self.waiting = 0
+
+    @asynccontextmanager
+    async def place(self) -> AsyncIterator[None]:
+        """A place for the time of a call. Raises `Overloaded` if there is none soon enough."""
+        await self._enter()
+        self.in_flight += 1
+        try:
+            yield
+        finally:
+            self.in_flight -= 1
+            self._places.release()
+
+    async def _enter(self) -> None:
+        if not self._places.locked():
+            await self._places.acquire()
+            return
+        if self.waiting >= self._rules.max_waiting:
+            raise overloaded()
+        self.waiting += 1
+        try:
+            async with asyncio.timeout(self._rules.max_wait_s):
+                await self._places.acquire()
+        except TimeoutError as error:
+            raise overloaded() from error
+        finally:
+            self.waiting -= 1
+
+
+def overloaded() -> Overloaded:
+    """More is asked of the ledger than it can answer; nothing was sent."""
+    return Overloaded("The ledger is busy; this was not sent.", headers={"Retry-After": "1"})

@@ -1,0 +1,204 @@
+"""A caller's connection: how slow it may be, and what it hears when it does not speak HTTP."""
+
+import asyncio
+import json
+import secrets
+import socket
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from aiohttp import web
+from aiohttp.web_protocol import _ErrInfo
+from multidict import CIMultiDict, CIMultiDictProxy
+
+from gateway import logs
+from gateway.endpoints import Api
+from gateway.errors import GatewayError, InvalidRequest
+from gateway.exchange import Trace
+from gateway.metrics import Metrics
+
+Options = Mapping[str, Any]
+MakeRequest = Callable[..., web.BaseRequest]
+# How long a caller who has just connected may take to say what for, while the listener closes.
+_FIRST_BYTE_S = 1.0
+_PACE_S = 0.01
+
+
+@dataclass(frozen=True, slots=True)
+class Limits:
+    """What callers of one listener may take. Times in seconds."""
+
+    max_connections: int
+    head_timeout_s: float
+    idle_timeout_s: float
+    shutdown_timeout_s: float
+
+
+DEFAULTS = Limits(
+    max_connections=1000, head_timeout_s=15.0, idle_timeout_s=75.0, shutdown_timeout_s=1.0
+)
+
+
+class Connections:
+    """Makes the protocol of each connection of one listener, and knows which are open.
+
+    What comes on them and is no request is logged, and counted in `metrics`, if there are any.
+    """
+
+    def __init__(
+        self, server: web.Server, limits: Limits, options: Options, metrics: Metrics | None
+    ) -> None:
+        server.request_factory = _without_odd_expectations(server.request_factory)
+        self._server = server
+        self._options = options
+        self._metrics = metrics
+        self.limits = limits
+        self.open: set[Connection] = set()
+
+    def __call__(self) -> "Connection":
+        return Connection(self._server, self, self._options)
+
+    def note(self, trace: Trace, status: int) -> None:
+        """Logs and counts the answer to what was no request."""
+        if self._metrics is not None:
+            logs.log_request(trace, "UNKNOWN", status)
+            self._metrics.started()
+            self._metrics.finished(trace, "UNKNOWN", status)
+
+    async def settle(self) -> None:
+        """Returns when no request is under way; at the latest when the time to finish is over."""
+        begun = time.monotonic()
+        while (passed := time.monotonic() - begun) < self.limits.shutdown_timeout_s:
+            if not any(one.busy or (one.new and passed < _FIRST_BYTE_S) for one in self.open):
+                return
+            await asyncio.sleep(_PACE_S)
+
+
+class Connection(web.RequestHandler):
+    """aiohttp's connection, with a deadline for request heads and errors in the contract's form."""
+
+    __slots__ = ("_connections", "_head_deadline", "new")
+
+    def __init__(
+        self, server: web.Server, connections: Connections, options: Mapping[str, Any]
+    ) -> None:
+        super().__init__(server, loop=asyncio.get_running_loop(), **options)
+        self._connections = connections
+        self._head_deadline: asyncio.TimerHandle | None = None
+        # Whether nothing has come yet.
+        self.new = True
+
+    @property
+    def busy(self) -> bool:
+        """Whether a request has begun to come, or its answer has not all gone out."""
+        if self.new:
+            return False
+        if self.transport is None or self._waiter is None or self._waiter.done():
+            return True
+        return self._head_deadline is not None or self.transport.get_write_buffer_size() > 0
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Turns connections over the limit away; gives up on callers who do not read."""
+        self._connections.open.add(self)
+        super().connection_made(transport)
+        if len(self._connections.open) > self._connections.limits.max_connections:
+            self.force_close()
+            return
+        _bound_unread(transport, self._connections.limits.idle_timeout_s)
+        self._await_head()
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        """Makes room for another."""
+        self._connections.open.discard(self)
+        self._head_came()
+        super().connection_lost(exc)
+
+    def data_received(self, data: bytes) -> None:
+        """Starts the clock with the first byte of a head, stops it with the last."""
+        self.new = False
+        super().data_received(data)
+        self._break_off()
+        if self._messages or self._current_request is not None:
+            self._head_came()
+        elif self._waiter is not None:
+            self._await_head()
+
+    def handle_error(
+        self,
+        request: web.BaseRequest,
+        status: int = 500,
+        exc: BaseException | None = None,
+        message: str | None = None,
+    ) -> web.StreamResponse:
+        """The last answer on a connection that is not HTTP; nothing of the input is quoted."""
+        error: GatewayError = InvalidRequest("This is not a well-formed HTTP request.")
+        if status >= 500:
+            error = GatewayError("Something went wrong here.")
+        trace = Trace(secrets.token_hex(16), time.monotonic(), "unparsed", code=error.code)
+        body = json.dumps(Api.LEDGER.error_body(error, trace.request_id)).encode()
+        headers = {
+            "Content-Type": "application/json",
+            "Cache-Control": "no-store",
+            "Server": "ledger-gateway",
+            "X-Content-Type-Options": "nosniff",
+            "X-Request-Id": trace.request_id,
+        }
+        if status < 500:
+            # What went wrong within a request was logged there.
+            trace.bytes_sent = len(body)
+            self._connections.note(trace, error.status)
+        response = web.Response(status=error.status, body=body, headers=headers)
+        response.force_close()
+        return response
+
+    def _break_off(self) -> None:
+        """Ends the body of the request under way when the rest of it cannot be parsed: aiohttp
+        would wait for it.
+        """
+        request = self._current_request
+        if request is None or request.content.is_eof() or not self._messages:
+            return
+        if isinstance(self._messages[-1][0], _ErrInfo):
+            request.content.set_exception(web.RequestPayloadError("not well-formed"))
+            request.content.feed_eof()
+
+    def _await_head(self) -> None:
+        if self._head_deadline is None:
+            self._head_deadline = asyncio.get_running_loop().call_later(
+                self._connections.limits.head_timeout_s, self._give_up
+            )
+
+    def _head_came(self) -> None:
+        if self._head_deadline is not None:
+            self._head_deadline.cancel()
+            self._head_deadline = None
+
+    def _give_up(self) -> None:
+        self._head_deadline = None
+        self.force_close()
+
+
+def _without_odd_expectations(make: MakeRequest) -> MakeRequest:
+    """Ignores what is expected beside 100-continue, as RFC 9110 section 10.1.1 allows; aiohttp
+    would refuse it, in words of its own, where no middleware sees it.
+    """
+
+    def factory(message: Any, *rest: Any) -> web.BaseRequest:
+        expected = message.headers.get("Expect")
+        if expected is not None and expected.lower() != "100-continue":
+            headers = CIMultiDict(message.headers)
+            del headers["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        return make(message, *rest)
+
+    return factory
+
+
+def _bound_unread(transport: asyncio.BaseTransport, seconds: float) -> None:
+    """Has the kernel drop the connection when what was sent stays unread for so long (RFC 5482)."""
+    connection = transport.get_extra_info("socket")
+    option = getattr(socket, "TCP_USER_TIMEOUT", None)
+    if connection is not None and option is not None:
+        connection.setsockopt(socket.IPPROTO_TCP, option, int(seconds * 1000))

@@ -1,0 +1,131 @@
+"""Where aiohttp begins: a request becomes an `Ask`, an `Answer` becomes a response."""
+
+import asyncio
+import re
+import secrets
+from collections.abc import AsyncIterator
+
+from aiohttp import web
+
+from gateway.errors import (
+    AmbiguousFraming,
+    BodyBrokenOff,
+    GatewayError,
+    PayloadTooLarge,
+    RequestTimeout,
+)
+from gateway.exchange import Answer, Ask, Trace
+
+TRACE = web.RequestKey("trace", Trace)
+
+_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_HEADERS = {
+    "Content-Type": "application/json",
+    "Cache-Control": "private, no-cache",
+    "Vary": "Authorization, username",
+}
+
+
+def request_id(request: web.Request) -> str:
+    """The caller's `X-Request-Id` if it is one that may be logged, else one of ours."""
+    given = request.headers.getall("X-Request-Id", [])
+    if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
+        return given[0]
+    return secrets.token_hex(16)
+
+
+def ask_of(request: web.Request, body_timeout_s: float) -> Ask:
+    """What a request asks; nothing of it is decoded yet."""
+    return Ask(
+        raw_path=request.rel_url.raw_path,
+        raw_query=request.rel_url.raw_query_string,
+        headers=request.headers,
+        read_body=lambda: _body(request, body_timeout_s),
+        trace=request[TRACE],
+    )
+
+
+async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
+    """The response for an answer; one in chunks is sent here."""
+    headers = {**_HEADERS, **answer.headers}
+    if isinstance(answer.body, bytes):
+        if answer.status == 204:
+            del headers["Content-Type"]
+        request[TRACE].bytes_sent = len(answer.body)
+        return web.Response(status=answer.status, body=answer.body or None, headers=headers)
+    response = web.StreamResponse(status=answer.status, headers=headers)
+    await response.prepare(request)
+    await _send(request, response, answer.body)
+    return response
+
+
+async def stamp(request: web.Request, response: web.StreamResponse) -> None:
+    """Puts on every answer, just before it is sent, the headers that every answer has."""
+    response.headers.update(request[TRACE].headers)
+    response.headers["X-Request-Id"] = request[TRACE].request_id
+    response.headers["X-Content-Type-Options"] = "nosniff"
+    response.headers["Server"] = "ledger-gateway"
+
+
+async def _send(
+    request: web.Request, response: web.StreamResponse, chunks: AsyncIterator[bytes]
+) -> None:
+    """Sends the chunks. If they break off the connection is cut: the answer must not look whole."""
+    trace = request[TRACE]
+    try:
+        async for chunk in chunks:
+            await response.write(chunk)
+            trace.bytes_sent += len(chunk)
+    except GatewayError as error:
+        trace.code = error.code
+        _cut(request)
+    except ConnectionError:
+        _cut(request)
+    except BaseException:
+        _cut(request)
+        raise
+
+
+def _cut(request: web.Request) -> None:
+    request[TRACE].aborted = True
+    if request.transport is not None:
+        request.transport.abort()
+
+
+def check_framing(request: web.Request) -> None:
+    """Refuses what another reader on the way may have framed otherwise (RFC 9112 section 6.1).
+
+    Raises `AmbiguousFraming`.
+    """
+    headers = request.headers
+    codings = headers.getall("Transfer-Encoding", [])
+    if request.version < (1, 0):
+        raise AmbiguousFraming("HTTP/1.0 or later is needed.")
+    if codings and (codings != ["chunked"] or "Content-Length" in headers):
+        raise AmbiguousFraming("The length of the body is ambiguous.")
+    if len(headers.getall("Content-Length", [])) > 1 or len(headers.getall("Host", [])) > 1:
+        raise AmbiguousFraming("A header that must stand once stands twice.")
+
+
+def is_last(request: web.Request) -> bool:
+    """Whether a connection ends with this request: what follows it may not be what it seems.
+
+    aiohttp takes the trailer of a chunked body for a header of the next request, loses bytes behind
+    an upgrade that it does not know, and reads no body after CONNECT.
+    """
+    headers = request.headers
+    return request.method == "CONNECT" or "Transfer-Encoding" in headers or "Upgrade" in headers
+
+
+async def _body(request: web.Request, timeout_s: float) -> bytes:
+    if (request.content_length or 0) > request.client_max_size:
+        raise PayloadTooLarge("The body is too large.")
+    try:
+        async with asyncio.timeout(timeout_s):
+            return await request.read()
+    except TimeoutError as error:
+        raise RequestTimeout("The body did not come in time.") from error
+    except web.HTTPRequestEntityTooLarge as error:
+        raise PayloadTooLarge("The body is too large.") from error
+    except (web.RequestPayloadError, ConnectionError) as error:
+        raise BodyBrokenOff("The body broke off.") from error

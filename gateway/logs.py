@@ -1,0 +1,69 @@
+"""Structured logs on standard output: JSON, or for a person at a terminal the console form."""
+
+import logging
+import sys
+import time
+import traceback
+from typing import Any
+
+import structlog
+
+from gateway.exchange import Trace
+
+
+def configure() -> None:
+    """Sets up structlog, and sends what libraries log through it."""
+    person = sys.stdout.isatty()
+    shared: list[Any] = [
+        structlog.processors.add_log_level,
+        structlog.processors.TimeStamper(fmt="iso", utc=True),
+    ]
+    renderer = structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer()
+    structlog.configure(
+        processors=[*shared, renderer],
+        # Each line is one write, so that the lines of several workers do not mix.
+        logger_factory=structlog.WriteLoggerFactory(),
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        cache_logger_on_first_use=True,
+    )
+    logging.basicConfig(handlers=[_Forwarder()], level=logging.WARNING, force=True)
+
+
+class _Forwarder(logging.Handler):
+    """Hands on that a library complained, not what it quoted: it may have quoted a request."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        error = record.exc_info[1] if record.exc_info else None
+        # A level of a library's own, between or above the usual ones, is the usual one below it.
+        level = min(record.levelno // 10 * 10, logging.CRITICAL)
+        structlog.get_logger().log(
+            level, "library", logger=record.name, **(describe(error) if error else {})
+        )
+
+
+def describe(error: BaseException) -> dict[str, Any]:
+    """An unexpected exception without its message, which may hold what a caller sent."""
+    frames = traceback.extract_tb(error.__traceback__)[-8:]
+    places = [f"{frame.filename.rsplit('/', 1)[-1]}:{frame.lineno}" for frame in frames]
+    return {"error": type(error).__name__, "frames": places}
+
+
+def log_request(trace: Trace, method: str, status: int) -> None:
+    """The one event of a request: never a token, never a body, the user name only if verified."""
+    principal = trace.principal
+    structlog.get_logger().info(
+        "request",
+        request_id=trace.request_id,
+        method=method,
+        route=trace.route,
+        username=principal.username if principal else None,
+        role=principal.role.label if principal else None,
+        status=status,
+        code=trace.code,
+        duration_ms=round((time.monotonic() - trace.started) * 1000, 3),
+        ledger_ms=round(trace.ledger_time * 1000, 3),
+        cache=trace.cache,
+        bytes=trace.bytes_sent,
+        rows_dropped=trace.rows_dropped,
+        aborted=trace.aborted,
+    )

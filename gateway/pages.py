@@ -1,0 +1,94 @@
+"""Lists: the ledger's pages one after the other, shown whole or a page at a time.
+
+At most one page is held, however long the list is. What describes a page (its length, whether more
+follow) is computed from the rows that the caller may see.
+"""
+
+import base64
+import hashlib
+from collections.abc import AsyncIterator, Awaitable, Callable
+from dataclasses import dataclass
+
+from gateway.cursors import Position
+from gateway.errors import InvalidCursor, LedgerBroken
+from gateway.rows import Row, identity
+
+
+@dataclass(frozen=True, slots=True)
+class Page:
+    """The visible rows of a page, the cursor that fetched it and the one that fetches the next."""
+
+    cursor: str | None
+    rows: list[Row]
+    next_cursor: str | None
+
+
+ReadPage = Callable[[str | None], Awaitable[Page]]
+
+
+async def pages(read: ReadPage, cursor: str | None) -> AsyncIterator[Page]:
+    """The pages from `cursor` on. Raises `LedgerBroken` if the ledger leads in a circle."""
+    waymark, steps, limit = cursor, 0, 1
+    while True:
+        page = await read(cursor)
+        yield page
+        cursor = page.next_cursor
+        if cursor is None:
+            return
+        if cursor == waymark:
+            raise LedgerBroken("The ledger's pages lead in a circle.")
+        # Brent's cycle detection: one remembered cursor finds a circle of any length.
+        steps += 1
+        if steps == limit:
+            waymark, steps, limit = cursor, 0, limit * 2
+
+
+async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Page]:
+    """The same rows in pages of `size` of them: where the ledger cut its own, with other people's
+    rows between, must not show. The last page, and no other, has no next cursor.
+    """
+    rows: list[Row] = []
+    async for page in source:
+        rows += page.rows
+        while len(rows) > size:
+            yield Page(None, rows[:size], "more")
+            rows = rows[size:]
+    yield Page(None, rows, None)
+
+
+async def limited(
+    source: AsyncIterator[Page], limit: int, start: Position, *, mixed: bool
+) -> tuple[list[Row], Position | None]:
+    """At most `limit` visible rows from `start`, and where more follow, if they do.
+
+    In a list that is `mixed` the ledger's cursors would tell of other people's rows: positions are
+    then marks of rows that the caller may see, looked for from the beginning.
+    """
+    found: list[Row] = []
+    after = start.after
+    async for page in source:
+        rows, after = _beyond(page.rows, after)
+        found += rows
+        if len(found) > limit:
+            return found[:limit], Position(None if mixed else page.cursor, mark(found[limit - 1]))
+        if len(found) == limit and not mixed:
+            return found, Position(page.next_cursor) if page.next_cursor is not None else None
+    if after is not None:
+        raise InvalidCursor("The row that the cursor points at is no longer in the list.")
+    return found, None
+
+
+def mark(row: Row) -> str:
+    """What a cursor remembers of a row: a digest of its id, or of all of it if it has none."""
+    digest = hashlib.sha256(identity(row)).digest()[:15]
+    return base64.urlsafe_b64encode(digest).decode()
+
+
+def _beyond(rows: list[Row], after: str | None) -> tuple[list[Row], str | None]:
+    """The rows behind the marked one; none, and the mark again, if it is not among them."""
+    if after is None:
+        return rows, None
+    for index, row in enumerate(rows):
+        if mark(row) == after:
+            return rows[index + 1 :], None
+    return [], after

@@ -1,0 +1,201 @@
+"""Slices rows out of a ledger body without touching their bytes.
+
+A row leaves as the bytes it came in (contract section 3, Exactness); taking a hidden member out is
+the one edit. `msgspec.Raw` checks the grammar of what it skips, but neither UTF-8 nor the length of
+numbers, so both are checked here: no body that a strict reader refuses is passed on.
+"""
+
+import json
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import TypeVar
+
+import msgspec
+
+from gateway.authz import View
+
+# Readers commonly refuse longer numbers (CPython: 4300 digits); no row this short can hold one.
+MAX_NUMBER = 1000
+
+T = TypeVar("T")
+
+_STRING = rb'"(?:[^"\\]|\\.)*"'
+_strings = re.compile(_STRING, re.DOTALL)
+_tokens = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
+_long_number = re.compile(rb"[-+.eE0-9]{%d}" % (MAX_NUMBER + 1))
+
+
+class UnreadableBody(ValueError):
+    """The body is not the rows, object or array it should be."""
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """One row: the ledger's own bytes, and whose it is (None: not said, or said twice)."""
+
+    raw: bytes
+    owner: str | None
+
+
+class _Envelope(msgspec.Struct):
+    api_data: msgspec.Raw
+
+
+class _Owned(msgspec.Struct):
+    username: str
+
+
+class _Identified(msgspec.Struct):
+    id: msgspec.Raw
+
+
+_envelope = msgspec.json.Decoder(_Envelope)
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+_owned = msgspec.json.Decoder(_Owned)
+_identified = msgspec.json.Decoder(_Identified)
+_any = msgspec.json.Decoder(msgspec.Raw)
+
+
+def read_rows(body: bytes) -> list[Row]:
+    """The rows of a list reply, an envelope or a bare array. Raises `UnreadableBody`."""
+    return _rows(_payload(body, bare=b"["))
+
+
+def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:
+    """The groups of a deposits reply, enveloped: (currency, as the JSON string it was; its rows).
+
+    Raises `UnreadableBody`.
+    """
+    payload = _payload(body)
+    if not payload.startswith(b"{"):
+        raise UnreadableBody("not an object of arrays")
+    return [(key, _rows(payload[value:end].strip())) for key, _, value, end in _members(payload)]
+
+
+def read_row(body: bytes) -> bytes:
+    """What a reply to a registered action holds: one row, alone or in an array, enveloped or bare.
+
+    Raises `UnreadableBody`.
+    """
+    payload = _payload(body, bare=b"[")
+    if payload.startswith(b"["):
+        if len(_rows(payload)) != 1:
+            raise UnreadableBody("not one row")
+    else:
+        _row(payload)
+    return payload
+
+
+def read_value(body: bytes, first: bytes) -> bytes:
+    """A JSON value that begins with the byte `first`, unchanged. Raises `UnreadableBody`."""
+    value = bytes(_decode(_any, _checked_text(body)))
+    if not value.startswith(first):
+        raise UnreadableBody("not the kind of value it should be")
+    _check_numbers(value)
+    return value
+
+
+def shown(rows: list[Row], hidden: frozenset[str]) -> list[bytes]:
+    """The bytes of the rows, each without its hidden fields."""
+    return [without(row.raw, hidden) for row in rows] if hidden else [row.raw for row in rows]
+
+
+def passes(row: Row, view: View) -> bool:
+    """Whether the view may see the row."""
+    if view.owner is not None:
+        return row.owner == view.owner
+    return view.ambiguous or row.owner is not None
+
+
+def identity(row: Row) -> bytes:
+    """What tells the row from others: its `id` as the ledger wrote it, or all of it without one."""
+    try:
+        return bytes(_identified.decode(row.raw).id)
+    except msgspec.ValidationError:
+        return row.raw
+
+
+def without(raw: bytes, hidden: frozenset[str]) -> bytes:
+    """The row without its top-level members called `hidden`; the others keep every byte."""
+    if b"\\" not in raw and not any(name.encode() in raw for name in hidden):
+        return raw
+    spans = list(_members(raw))
+    kept = [raw[start:end] for key, start, _, end in spans if _name(key) not in hidden]
+    return raw if len(kept) == len(spans) else b"{" + b",".join(kept) + b"}"
+
+
+def _rows(array: bytes) -> list[Row]:
+    return [_row(bytes(raw)) for raw in _decode(_array, array)]
+
+
+def _row(raw: bytes) -> Row:
+    if not raw.startswith(b"{"):
+        raise UnreadableBody("a row is not an object")
+    if len(raw) > MAX_NUMBER:
+        _check_numbers(raw)
+    return Row(raw, _owner(raw))
+
+
+def _owner(raw: bytes) -> str | None:
+    """The row's one `username`; a row with an escape or a second mention needs a closer look."""
+    try:
+        owner = _owned.decode(raw).username
+    except msgspec.ValidationError:
+        return None
+    if raw.count(b'"username"') == 1 and b"\\" not in raw:
+        return owner
+    return owner if [_name(key) for key, *_ in _members(raw)].count("username") == 1 else None
+
+
+def _members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """(key as a JSON string, start, start of the value, end) of each top-level member of an object.
+
+    A member reaches from one separating comma to the next, with the space around it.
+    """
+    depth, start, key = 0, 1, None
+    for token in _tokens.finditer(raw, 1):
+        mark = raw[token.start()]
+        if mark in b"[{":
+            depth += 1
+        elif key is None and mark == ord('"'):
+            key = token
+        elif depth == 0 and mark in b",}" and key is not None:
+            yield key[0], start, raw.index(b":", key.end()) + 1, token.start()
+            start, key = token.end(), None
+        elif mark in b"]}":
+            depth -= 1
+
+
+def _name(key: bytes) -> str:
+    """What a key means, a JSON string."""
+    return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
+
+
+def _payload(body: bytes, bare: bytes | None = None) -> bytes:
+    """The JSON text that the envelope holds, or the body's own if it begins with `bare`."""
+    text = _checked_text(body)
+    if bare is not None and text.startswith(bare):
+        return text
+    return bytes(_decode(_envelope, text).api_data)
+
+
+def _checked_text(body: bytes) -> bytes:
+    try:
+        if not body.isascii():
+            body.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableBody("not UTF-8") from error
+    return body.strip(b" \t\r\n")
+
+
+def _check_numbers(text: bytes) -> None:
+    if _long_number.search(_strings.sub(b"", text)):
+        raise UnreadableBody("a number is too long")
+
+
+def _decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+    try:
+        return decoder.decode(text)
+    except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
+        raise UnreadableBody("not the JSON it should be") from error

@@ -1,0 +1,125 @@
+"""Runs a gateway: its two listeners, its signals, and how it goes away."""
+
+import asyncio
+import signal
+from collections.abc import AsyncIterator, Callable, Coroutine
+from contextlib import asynccontextmanager
+from typing import Any
+
+import structlog
+from aiohttp import web
+
+from gateway.app import Gateway, Shared, create_app
+from gateway.config import Config
+from gateway.connections import DEFAULTS, Connections, Limits
+from gateway.listener import close
+from gateway.middlewares import METRICS
+
+_BACKLOG = 1024
+# How long a body that nobody wanted is read on, so that its sender can read the answer; seconds.
+_LINGER_S = 5.0
+# How long a request that did not finish in time may take to be cut.
+_CUT_S = 1.0
+
+
+def run(main: Coroutine[Any, Any, None]) -> None:
+    """Runs to the end, on uvloop where there is one."""
+    with asyncio.Runner(loop_factory=_loop_factory()) as runner:
+        runner.run(main)
+
+
+def _loop_factory() -> Callable[[], asyncio.AbstractEventLoop] | None:
+    try:
+        import uvloop
+    except ImportError:
+        return None
+    return uvloop.new_event_loop
+
+
+async def serve(
+    config: Config,
+    common: Shared,
+    *,
+    reuse_port: bool = False,
+    started: Callable[[], None] = lambda: None,
+) -> None:
+    """Serves until SIGTERM or SIGINT, then finishes what is in flight.
+
+    The operators' listener closes last, so that health tells the truth all the while.
+    """
+    gateway, server, ops = create_app(config, common), config.server, config.ops
+    stopping = _stop_signal()
+    limits = Limits(
+        server.max_connections,
+        server.head_timeout_s,
+        server.idle_timeout_s,
+        server.shutdown_timeout_s,
+    )
+    async with (
+        listening(gateway.ops, ops.host, ops.port, limits, reuse_port=reuse_port),
+        listening(gateway.api, server.host, server.port, limits, reuse_port=reuse_port),
+    ):
+        log = structlog.get_logger()
+        log.info("started", host=server.host, port=server.port, ops_port=ops.port)
+        started()
+        await stopping.wait()
+        log.info("stopping")
+        await _drain(gateway, server.drain_s)
+    log.info("stopped")
+
+
+async def serve_alone(app: web.Application, host: str, port: int) -> None:
+    """Serves one application until SIGTERM or SIGINT."""
+    stopping = _stop_signal()
+    async with listening(app, host, port) as bound:
+        print(f"http://{host}:{bound}", flush=True)
+        await stopping.wait()
+
+
+@asynccontextmanager
+async def listening(
+    app: web.Application,
+    host: str,
+    port: int,
+    limits: Limits = DEFAULTS,
+    *,
+    reuse_port: bool = False,
+) -> AsyncIterator[int]:
+    """The application on a port, which is yielded; on leaving, time to finish."""
+    loop = asyncio.get_running_loop()
+    options: dict[str, Any] = {
+        "access_log": None,
+        "auto_decompress": False,
+        "keepalive_timeout": limits.idle_timeout_s,
+        "lingering_time": min(limits.head_timeout_s, _LINGER_S),
+    }
+    # Whatever could be finished is finished before the runner is told.
+    runner = web.AppRunner(app, shutdown_timeout=_CUT_S, **options)
+    await runner.setup()
+    try:
+        if runner.server is None:
+            raise RuntimeError("the application was not set up")
+        connections = Connections(runner.server, limits, options, app.get(METRICS))
+        listener = await loop.create_server(
+            connections, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
+        )
+        try:
+            yield listener.sockets[0].getsockname()[1]
+        finally:
+            await close(listener, connections)
+            await connections.settle()
+    finally:
+        await runner.cleanup()
+
+
+async def _drain(gateway: Gateway, seconds: float) -> None:
+    """Says that it is not ready, and gives who asks for that the time to notice."""
+    gateway.health.draining = True
+    await asyncio.sleep(seconds)
+
+
+def _stop_signal() -> asyncio.Event:
+    stopping = asyncio.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
+    return stopping
