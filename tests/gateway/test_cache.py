@@ -1,0 +1,629 @@
+"""The cache: what is kept, for how long, and that no reader gets what a write has made old."""
+
+import asyncio
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+
+from gateway.cache import CachedLedger, Generations, Reading, bounded_memo
+from gateway.calls import LedgerCall, LedgerReply
+from gateway.config import Cache
+from gateway.errors import LedgerBroken, LedgerTimeout, OutcomeUnknown
+from gateway.rows import UnreadableBody
+
+TAG = "ledger"
+TTL = 10.0
+READ = LedgerCall("GET", "/ledger", (), "alice", "r-1")
+WRITE = LedgerCall("POST", "/ledger", (), "root", "r-2", b"{}", "key-1")
+
+Read = asyncio.Task[tuple[Reading[bytes], bool]]
+
+
+@dataclass
+class StubClient:
+    """A ledger client whose replies are released by hand.
+
+    `calls` are what was sent; `sending` is called at that moment.
+    """
+
+    calls: list[LedgerCall] = field(default_factory=list)
+    replies: list[asyncio.Future[LedgerReply]] = field(default_factory=list)
+    sending: Callable[[], None] = lambda: None
+
+    async def send(self, call: LedgerCall) -> LedgerReply:
+        self.sending()
+        self.calls.append(call)
+        self.replies.append(asyncio.get_running_loop().create_future())
+        return await self.replies[-1]
+
+    def answer(self, index: int, body: bytes = b"", status: int = 200) -> None:
+        """Releases the reply to the call with that index."""
+        self.replies[index].set_result(LedgerReply(status, body))
+
+    def fail(self, index: int, error: Exception) -> None:
+        """Lets the call with that index fail."""
+        self.replies[index].set_exception(error)
+
+
+@dataclass
+class World:
+    """A cache before a stub, with a clock driven by hand."""
+
+    client: StubClient
+    cached: CachedLedger
+    generations: Generations
+    now: float = 0.0
+
+    async def begin_read(
+        self,
+        call: LedgerCall = READ,
+        *,
+        parse: Callable[[bytes], bytes] = bytes,
+        tag: str = TAG,
+        ttl: float = TTL,
+        fresh: bool = False,
+    ) -> Read:
+        """A read that has gone as far as it can without the ledger."""
+        read = asyncio.create_task(self.cached.read(call, parse, tag, ttl, fresh=fresh))
+        await settle()
+        return read
+
+    async def begin_write(self, *, tag: str = TAG) -> asyncio.Task[LedgerReply]:
+        """A write that has been sent."""
+        write = asyncio.create_task(self.cached.write(WRITE, tag))
+        await settle()
+        return write
+
+    async def read(self, body: bytes, **options: Any) -> bytes:
+        """What a read gets if the ledger, should it be asked, says `body`."""
+        asked = len(self.client.calls)
+        read = await self.begin_read(**options)
+        if len(self.client.calls) > asked:
+            self.client.answer(-1, body)
+        assert (await read)[1] is (len(self.client.calls) == asked)
+        return await got(read)
+
+
+async def got(read: Read) -> bytes:
+    """The body that a read was given."""
+    reading, _ = await read
+    assert reading.value is not None
+    return reading.value
+
+
+async def settle() -> None:
+    """Lets every task go as far as it can."""
+    for _ in range(10):
+        await asyncio.sleep(0)
+
+
+def build(*, enabled: bool = True, max_bytes: int = 1 << 20) -> World:
+    client, generations = StubClient(), Generations()
+    settings = Cache(enabled, max_bytes, rates_ttl_s=TTL, ledger_ttl_s=TTL)
+    cached = CachedLedger(client, settings, generations, now=lambda: world.now)  # type: ignore[arg-type]
+    world = World(client, cached, generations)
+    return world
+
+
+@pytest.fixture
+def world() -> World:
+    return build()
+
+
+def other(path: str = "/ledger/bob", *query: tuple[str, str]) -> LedgerCall:
+    return LedgerCall("GET", path, query, "alice", "r-1")
+
+
+# How long, and how much.
+
+
+async def test_a_reply_is_known_until_its_time_is_up(world: World) -> None:
+    assert await world.read(b"old") == b"old"
+    world.now = TTL - 0.001
+    assert await world.read(b"new") == b"old"
+    world.now = TTL
+    assert await world.read(b"new") == b"new"
+    assert len(world.client.calls) == 2
+
+
+async def test_its_time_begins_when_it_has_come(world: World) -> None:
+    read = await world.begin_read()
+    world.now = 5.0
+    world.client.answer(0, b"old")
+    await read
+    world.now = 5.0 + TTL - 0.001
+    assert await world.read(b"new") == b"old"
+    world.now = 5.0 + TTL
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_read_without_a_time_is_not_kept(world: World) -> None:
+    assert await world.read(b"1", ttl=0.0) == b"1"
+    assert await world.read(b"2", ttl=0.0) == b"2"
+    assert world.cached.statistics()["entries"] == 0
+
+
+async def test_being_read_does_not_make_a_reply_last_longer(world: World) -> None:
+    await world.read(b"old")
+    for second in range(1, 10):
+        world.now = float(second)
+        assert await world.read(b"new") == b"old"
+    world.now = TTL
+    assert await world.read(b"new") == b"new"
+
+
+async def test_the_bytes_kept_stay_within_the_bound() -> None:
+    world = build(max_bytes=10_000)
+    for number in range(50):
+        await world.read(b"x" * 1000, call=other(f"/ledger/user{number}"))
+        assert world.cached.statistics()["bytes"] <= 10_000
+    assert 2 <= world.cached.statistics()["entries"] <= 10
+
+
+async def test_many_small_replies_count_for_more_than_their_bodies() -> None:
+    world = build(max_bytes=100_000)
+    for number in range(500):
+        await world.read(b"", call=other(f"/ledger/user{number}"))
+    assert world.cached.statistics()["entries"] < 200
+
+
+async def test_what_was_used_longest_ago_goes_first() -> None:
+    world = build(max_bytes=5000)
+    first, second, third = (other(f"/ledger/user{number}") for number in range(3))
+    for call in (first, second):
+        await world.read(b"x" * 1000, call=call)
+    await world.read(b"", call=first)
+    await world.read(b"x" * 1000, call=third)
+    asked = len(world.client.calls)
+    assert await world.read(b"", call=first) == b"x" * 1000
+    assert len(world.client.calls) == asked
+    assert await world.read(b"again", call=second) == b"again"
+
+
+async def test_a_reply_larger_than_the_bound_is_passed_on_and_drives_nothing_out() -> None:
+    world = build(max_bytes=5000)
+    await world.read(b"small")
+    for _ in range(2):
+        large = await world.read(b"x" * 5000, call=other())
+        assert large == b"x" * 5000
+    assert len(world.client.calls) == 3
+    assert await world.read(b"") == b"small"
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 422, 429, 503])
+async def test_a_refusal_is_passed_on_unread_and_not_kept(status: int, world: World) -> None:
+    for count in (1, 2):
+        read = await world.begin_read(parse=_unreadable)
+        world.client.answer(-1, b"why", status)
+        reading, known = await read
+        assert (reading.reply, reading.value, known) == (LedgerReply(status, b"why"), None, False)
+        assert len(world.client.calls) == count
+    assert world.cached.statistics()["entries"] == 0
+
+
+def _unreadable(_body: bytes) -> bytes:
+    raise UnreadableBody("not rows")
+
+
+async def test_what_cannot_be_read_is_an_error_for_all_who_wait_and_is_not_kept(
+    world: World,
+) -> None:
+    reads = [await world.begin_read(parse=_unreadable) for _ in range(3)]
+    world.client.answer(0, b"<html>")
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(error) for error in found] == [LedgerBroken] * 3
+    assert world.cached.statistics()["entries"] == 0
+    assert await world.read(b"good") == b"good"
+
+
+async def test_a_body_is_read_once_however_often_it_is_given(world: World) -> None:
+    bodies: list[bytes] = []
+
+    def parse(body: bytes) -> bytes:
+        bodies.append(body)
+        return body
+
+    reads = [await world.begin_read(parse=parse) for _ in range(3)]
+    world.client.answer(0, b"rows")
+    assert {await got(read) for read in reads} == {b"rows"}
+    assert await world.read(b"", parse=parse) == b"rows"
+    assert bodies == [b"rows"]
+
+
+async def test_what_the_reply_said_beside_its_body_is_kept_too(world: World) -> None:
+    read = await world.begin_read()
+    world.client.replies[0].set_result(LedgerReply(200, b"rows", next_cursor="c-2", elapsed=0.5))
+    await read
+    reading, known = await (await world.begin_read())
+    assert (reading.reply.next_cursor, reading.reply.elapsed, known) == ("c-2", 0.5, True)
+
+
+async def test_nothing_is_kept_where_the_cache_is_off() -> None:
+    world = build(enabled=False)
+    assert await world.read(b"1") == b"1"
+    assert await world.read(b"2") == b"2"
+    assert world.cached.statistics() == {"entries": 0, "bytes": 0, "hits": 0, "misses": 2}
+
+
+# What is the same question.
+
+
+@pytest.mark.parametrize(
+    "call",
+    [
+        other("/ledger/bob"),
+        other("/ledger", ("limit", "2")),
+        other("/ledger", ("status", "pending")),
+        other("/ledger/"),
+        other("/Ledger"),
+    ],
+)
+async def test_another_path_or_query_is_another_question(call: LedgerCall, world: World) -> None:
+    await world.read(b"ledger")
+    assert await world.read(b"other", call=call) == b"other"
+
+
+async def test_parts_of_a_query_do_not_run_into_each_other(world: World) -> None:
+    queries: list[tuple[tuple[str, str], ...]] = [
+        (("a", "b"), ("c", "d")),
+        (("a", "b,c=d"),),
+        (("a", "b&c=d"),),
+        (("ab", ""), ("c", "d")),
+        (("c", "d"), ("a", "b")),
+    ]
+    for query in queries:
+        await world.read(repr(query).encode(), call=other("/ledger", *query))
+    for query in queries:
+        known = await world.read(b"wrong", call=other("/ledger", *query))
+        assert known == repr(query).encode()
+
+
+async def test_who_asks_does_not_matter(world: World) -> None:
+    await world.read(b"raw")
+    call = LedgerCall("GET", "/ledger", (), "bob", "r-99")
+    assert await world.read(b"other", call=call) == b"raw"
+
+
+# What a write makes old.
+
+
+async def test_after_a_write_the_ledger_is_asked_again(world: World) -> None:
+    await world.read(b"old")
+    write = await world.begin_write()
+    world.client.answer(-1, b"[]", 201)
+    assert (await write).status == 201
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_write_changes_the_generation_before_it_is_sent(world: World) -> None:
+    before, seen = world.generations.of(TAG), []
+    world.client.sending = lambda: seen.append(world.generations.of(TAG))
+    write = await world.begin_write()
+    assert seen != [before]
+    world.client.answer(0, b"", 201)
+    await write
+    # And again when it is answered.
+    assert world.generations.of(TAG) not in (before, *seen)
+
+
+async def test_while_a_write_is_under_way_the_old_reply_is_not_given(world: World) -> None:
+    await world.read(b"old")
+    write = await world.begin_write()
+    assert await world.read(b"perhaps new") == b"perhaps new"
+    world.client.answer(1, b"", 201)
+    await write
+
+
+async def test_a_read_during_a_write_does_not_fill_the_cache_for_after_it(world: World) -> None:
+    write = await world.begin_write()
+    assert await world.read(b"old") == b"old"
+    world.client.answer(0, b"", 201)
+    await write
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_read_from_before_a_write_never_fills_the_cache_with_the_old_state(
+    world: World,
+) -> None:
+    read = await world.begin_read()
+    write = await world.begin_write()
+    world.client.answer(1, b"", 201)
+    await write
+    world.client.answer(0, b"old")
+    assert await got(read) == b"old"
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_read_after_a_write_does_not_join_one_from_before_it(world: World) -> None:
+    early = await world.begin_read()
+    write = await world.begin_write()
+    world.client.answer(1, b"", 201)
+    await write
+    late = await world.begin_read()
+    assert len(world.client.calls) == 3
+    world.client.answer(2, b"new")
+    world.client.answer(0, b"old")
+    assert await got(early) == b"old"
+    assert await got(late) == b"new"
+    # The early one came last, and still is not what the next reader gets.
+    assert await world.read(b"newer") in (b"new", b"newer")
+
+
+async def test_a_read_after_a_write_does_not_join_one_from_during_it(world: World) -> None:
+    write = await world.begin_write()
+    during = await world.begin_read()
+    world.client.answer(0, b"", 201)
+    await write
+    after = await world.begin_read()
+    assert len(world.client.calls) == 3
+    world.client.answer(1, b"old")
+    world.client.answer(2, b"new")
+    assert (await got(during), await got(after)) == (b"old", b"new")
+
+
+async def test_a_read_during_a_write_does_not_join_one_from_before_it(world: World) -> None:
+    before = await world.begin_read()
+    write = await world.begin_write()
+    during = await world.begin_read()
+    assert [call.method for call in world.client.calls] == ["GET", "POST", "GET"]
+    for index in range(3):
+        world.client.answer(index)
+    await asyncio.gather(before, write, during)
+
+
+@pytest.mark.parametrize(
+    "error", [OutcomeUnknown("?"), LedgerBroken("!"), RuntimeError("a bug")], ids=repr
+)
+async def test_a_write_that_fails_may_have_been_carried_out(error: Exception, world: World) -> None:
+    write = await world.begin_write()
+    assert await world.read(b"old") == b"old"
+    world.client.fail(0, error)
+    with pytest.raises(type(error)):
+        await write
+    assert await world.read(b"new") == b"new"
+
+
+@pytest.mark.parametrize("status", [409, 422, 429, 503])
+async def test_a_write_that_is_refused_makes_old_too(status: int, world: World) -> None:
+    write = await world.begin_write()
+    assert await world.read(b"old") == b"old"
+    world.client.answer(0, b"", status)
+    assert (await write).status == status
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_write_whose_caller_is_cancelled_makes_old_too(world: World) -> None:
+    write = await world.begin_write()
+    assert await world.read(b"old") == b"old"
+    write.cancel()
+    await asyncio.wait((write,))
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_write_is_sent_every_time_and_its_reply_is_not_kept(world: World) -> None:
+    for count in (1, 2):
+        write = await world.begin_write()
+        world.client.answer(-1, b"same")
+        await write
+        assert len(world.client.calls) == count
+    assert world.cached.statistics()["entries"] == 0
+
+
+async def test_two_writes_at_once_are_two_calls(world: World) -> None:
+    writes = [await world.begin_write() for _ in range(2)]
+    assert len(world.client.calls) == 2
+    for index in range(2):
+        world.client.answer(index)
+    await asyncio.gather(*writes)
+
+
+async def test_a_write_makes_old_only_what_depends_on_it(world: World) -> None:
+    rates = other("/rates")
+    await world.read(b"rates", call=rates, tag="rates:1")
+    await world.read(b"rows")
+    write = await world.begin_write()
+    world.client.answer(-1, b"", 201)
+    await write
+    assert await world.read(b"new", call=rates, tag="rates:1") == b"rates"
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_failing_read_leaves_what_is_known(world: World) -> None:
+    await world.read(b"known")
+    read = await world.begin_read(fresh=True)
+    world.client.fail(-1, LedgerTimeout("late"))
+    with pytest.raises(LedgerTimeout):
+        await read
+    assert await world.read(b"new") == b"known"
+
+
+# One call for many.
+
+
+async def test_who_asks_the_same_at_once_shares_one_call(world: World) -> None:
+    reads = [await world.begin_read() for _ in range(100)]
+    assert len(world.client.calls) == 1
+    world.client.answer(0, b"shared")
+    assert {await got(read) for read in reads} == {b"shared"}
+    assert world.cached.statistics()["misses"] == 100
+
+
+async def test_who_asks_something_else_does_not_wait(world: World) -> None:
+    first = await world.begin_read()
+    assert await world.read(b"bob's", call=other()) == b"bob's"
+    assert not first.done()
+    world.client.answer(0)
+    await first
+
+
+async def test_one_call_is_shared_where_the_cache_is_off() -> None:
+    world = build(enabled=False)
+    reads = [await world.begin_read() for _ in range(3)]
+    assert len(world.client.calls) == 1
+    world.client.answer(0, b"shared")
+    assert {await got(read) for read in reads} == {b"shared"}
+
+
+@pytest.mark.parametrize("leaving", [0, 1, 2])
+async def test_who_leaves_takes_nobody_along(leaving: int, world: World) -> None:
+    reads = [await world.begin_read() for _ in range(3)]
+    reads[leaving].cancel()
+    await asyncio.wait((reads[leaving],))
+    world.client.answer(0, b"shared")
+    found = [await got(read) for read in reads if read is not reads[leaving]]
+    assert found == [b"shared"] * 2
+    assert len(world.client.calls) == 1
+
+
+async def test_a_call_that_everybody_left_still_fills_the_cache(world: World) -> None:
+    reads = [await world.begin_read() for _ in range(2)]
+    for read in reads:
+        read.cancel()
+    await asyncio.wait(reads)
+    world.client.answer(0, b"kept")
+    await settle()
+    assert await world.read(b"new") == b"kept"
+
+
+async def test_a_call_that_everybody_left_may_fail_unheard(world: World) -> None:
+    heard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+    read = await world.begin_read()
+    read.cancel()
+    await asyncio.wait((read,))
+    world.client.fail(0, LedgerBroken("!"))
+    await settle()
+    world.client.replies.clear()
+    assert heard == []
+    assert await world.read(b"new") == b"new"
+
+
+async def test_an_error_reaches_all_who_wait_and_is_not_kept(world: World) -> None:
+    reads = [await world.begin_read() for _ in range(3)]
+    world.client.fail(0, LedgerTimeout("late"))
+    found = await asyncio.gather(*reads, return_exceptions=True)
+    assert [type(error) for error in found] == [LedgerTimeout] * 3
+    assert len(world.client.calls) == 1
+    assert await world.read(b"new") == b"new"
+
+
+async def test_a_call_that_is_over_is_not_joined(world: World) -> None:
+    await world.read(b"1", ttl=0.0)
+    read = await world.begin_read(ttl=0.0)
+    assert len(world.client.calls) == 2
+    world.client.answer(1, b"2")
+    assert await got(read) == b"2"
+
+
+# Fresh.
+
+
+async def test_fresh_asks_the_ledger_whatever_is_known(world: World) -> None:
+    await world.read(b"old")
+    assert await world.read(b"new", fresh=True) == b"new"
+    assert len(world.client.calls) == 2
+    # And what it got is what the next reader gets.
+    assert await world.read(b"newer") == b"new"
+
+
+async def test_fresh_does_not_join_a_call_that_is_under_way(world: World) -> None:
+    early = await world.begin_read()
+    fresh = await world.begin_read(fresh=True)
+    assert len(world.client.calls) == 2
+    world.client.answer(0, b"old")
+    world.client.answer(1, b"new")
+    assert (await got(early), await got(fresh)) == (b"old", b"new")
+
+
+async def test_an_earlier_call_that_comes_later_does_not_undo_a_fresh_one(world: World) -> None:
+    early = await world.begin_read()
+    fresh = await world.begin_read(fresh=True)
+    world.client.answer(1, b"new")
+    assert await got(fresh) == b"new"
+    world.client.answer(0, b"old")
+    assert await got(early) == b"old"
+    assert await world.read(b"newest") in (b"new", b"newest")
+
+
+async def test_who_comes_after_a_fresh_read_joins_it_and_not_the_older_one(world: World) -> None:
+    early = await world.begin_read()
+    fresh = await world.begin_read(fresh=True)
+    joined = await world.begin_read()
+    assert len(world.client.calls) == 2
+    world.client.answer(0, b"old")
+    world.client.answer(1, b"new")
+    assert [await got(read) for read in (early, fresh, joined)] == [b"old", b"new", b"new"]
+
+
+async def test_a_fresh_read_can_be_joined_when_an_older_one_has_come(world: World) -> None:
+    early = await world.begin_read(ttl=0.0)
+    fresh = await world.begin_read(fresh=True)
+    world.client.answer(0, b"old")
+    assert await got(early) == b"old"
+    joined = await world.begin_read()
+    assert len(world.client.calls) == 2
+    world.client.answer(1, b"new")
+    assert [await got(read) for read in (fresh, joined)] == [b"new", b"new"]
+
+
+# Counting, and generations by themselves.
+
+
+async def test_hits_misses_entries_and_bytes_are_counted(world: World) -> None:
+    await world.read(b"x" * 500)
+    for _ in range(3):
+        await world.read(b"")
+    await world.read(b"y" * 700, call=other())
+    statistics = world.cached.statistics()
+    assert (statistics["hits"], statistics["misses"], statistics["entries"]) == (3, 2, 2)
+    assert 1200 <= statistics["bytes"] <= 5000
+
+
+def test_every_bump_gives_a_generation_that_was_not_there_before() -> None:
+    generations, seen = Generations(), set()
+    for _ in range(1000):
+        seen.add(generations.of(TAG))
+        generations.bump(TAG)
+    assert len(seen) == 1000
+    assert Generations().of("another") == generations.of("another")
+
+
+_FORK = """
+import os
+from gateway.cache import Generations
+
+generations = Generations()
+before = generations.of("ledger")
+child = os.fork()
+if child == 0:
+    generations.bump("ledger")
+    os._exit(0)
+os.waitpid(child, 0)
+bumped_by_the_child = generations.of("ledger")
+came, went = os.pipe()
+child = os.fork()
+if child == 0:
+    os.write(went, str(generations.of("ledger")).encode())
+    os.read(came, 0)
+    os._exit(0)
+os.waitpid(child, 0)
+print(before != bumped_by_the_child, os.read(came, 99).decode() == str(bumped_by_the_child))
+"""
+
+
+def test_generations_are_shared_with_processes_forked_later() -> None:
+    """In a process of its own: a fork beside the threads of a test run is not safe."""
+    done = subprocess.run([sys.executable, "-c", _FORK], capture_output=True, text=True, timeout=30)
+    assert (done.stdout, done.stderr) == ("True True\n", "")
+
+
+def test_a_memo_forgets_what_was_used_longest_ago() -> None:
+    memo = bounded_memo(2)
+    memo["a"] = memo["b"] = 1
+    assert memo["a"] == 1
+    memo["c"] = 1
+    assert set(memo) == {"a", "c"}

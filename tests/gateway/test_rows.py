@@ -1,0 +1,487 @@
+"""Rows as text: what passes is what was written, and what is taken out leaves the rest alone."""
+
+import json
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from gateway.authz import View
+from gateway.rows import (
+    MAX_NUMBER,
+    Row,
+    UnreadableBody,
+    identity,
+    passes,
+    read_groups,
+    read_row,
+    read_rows,
+    read_value,
+    shown,
+    without,
+)
+
+HIDDEN = frozenset({"lp_id", "lp_name", "created_by_id"})
+NAMES = (
+    *sorted(HIDDEN),
+    "username",
+    "id",
+    "amount",
+    "comment",
+    "lp_idx",
+    "Username",
+    "",
+    "é",
+    "日",
+)
+
+bounded = settings(max_examples=100, deadline=None)
+
+
+# JSON text, every token of it spelled in one of the ways that the grammar allows.
+
+SPACE = st.text(" \t\r\n", max_size=2)
+ODD_NUMBERS = (
+    *("0", "-0", "1e5", "1E+5", "1.10", "0.30000000000000004", "10233780.57", "-1.5e-7", "1e400"),
+    "12345678901234567890123456789012345678",
+    "-0.00000000000000000000000000000000000001",
+)
+NUMBERS = st.sampled_from(ODD_NUMBERS) | st.from_regex(
+    r"-?(0|[1-9][0-9]{0,37})(\.[0-9]{1,18})?([eE][+-]?[0-9]{1,3})?", fullmatch=True
+)
+PLAIN = st.characters(exclude_categories=["Cs"], exclude_characters='"\\', min_codepoint=32)
+ESCAPES = st.sampled_from(['\\"', "\\\\", "\\/", "\\b", "\\f", "\\n", "\\r", "\\t", "\\u0000"])
+TRICKS = st.sampled_from(
+    ['{\\"lp_id\\":1}', '\\"username\\"', "\\\\\\\\", ",", "}", "]", ":", "lp_id", "username"]
+)
+
+
+def _unit(code: int, upper: bool) -> str:
+    return f"\\u{code:04X}" if upper else f"\\u{code:04x}"
+
+
+def _escaped(char: str, upper: bool) -> str:
+    units = char.encode("utf-16-be")
+    codes = (units[:2], units[2:])
+    return "".join(_unit(int.from_bytes(code), upper) for code in codes if code)
+
+
+ESCAPED = st.builds(_escaped, PLAIN, st.booleans())
+STRINGS = st.lists(PLAIN | ESCAPES | ESCAPED | TRICKS, max_size=6).map(
+    lambda parts: '"' + "".join(parts) + '"'
+)
+
+
+def spelled(text: str) -> st.SearchStrategy[str]:
+    """A JSON string that means the text, any of its characters escaped."""
+    return st.builds(_spelled, st.just(text), st.just(0) | st.integers(0), st.booleans())
+
+
+def _spelled(text: str, escapes: int, upper: bool) -> str:
+    chars = (_escaped(c, upper) if escapes >> i & 1 else c for i, c in enumerate(text))
+    return '"' + "".join(chars) + '"'
+
+
+def _member(key: str, value: str, spaces: tuple[str, str, str, str]) -> str:
+    a, b, c, d = spaces
+    return f"{a}{key}{b}:{c}{value}{d}"
+
+
+def members(keys: st.SearchStrategy[str], values: st.SearchStrategy[str]) -> Any:
+    """One member of an object, with the space around its tokens."""
+    return st.builds(_member, keys, values, st.tuples(SPACE, SPACE, SPACE, SPACE))
+
+
+def _containers(values: st.SearchStrategy[str]) -> st.SearchStrategy[str]:
+    arrays = st.builds(
+        lambda inner, space: f"[{space}{','.join(inner)}]", st.lists(values, max_size=3), SPACE
+    )
+    objects = st.lists(members(KEYS, values), max_size=3).map(lambda m: "{" + ",".join(m) + "}")
+    return arrays | objects
+
+
+KEYS = st.one_of([spelled(name) for name in NAMES]) | STRINGS
+SCALARS = STRINGS | NUMBERS | st.sampled_from(["true", "false", "null"])
+VALUES = st.recursive(SCALARS, _containers, max_leaves=6)
+ROWS = st.lists(members(KEYS, VALUES), max_size=5)
+
+
+def row_text(texts: list[str]) -> str:
+    """The row made of member texts."""
+    return "{" + ",".join(texts) + "}"
+
+
+def meaning(text: str | bytes) -> Any:
+    """What JSON text means: an object is its members in order, duplicates too; a number its text.
+
+    It is tagged, so that no string or array can be taken for one.
+    """
+    return json.loads(
+        text,
+        object_pairs_hook=lambda pairs: ("object", pairs),
+        parse_int=lambda number: ("number", number),
+        parse_float=lambda number: ("number", number),
+    )
+
+
+def key_of(member: str) -> str:
+    """The key of a member text."""
+    _, pairs = meaning("{" + member + "}")
+    return str(pairs[0][0])
+
+
+def owner_of(text: str) -> str | None:
+    """Whose row it is, by the plain rule: one member `username`, and it is a string."""
+    _, pairs = meaning(text)
+    owners = [value for key, value in pairs if key == "username"]
+    return owners[0] if len(owners) == 1 and isinstance(owners[0], str) else None
+
+
+def array_text(rows: list[str], space: str) -> str:
+    """An array of rows with space around each."""
+    return "[" + ",".join(f"{space}{row}{space}" for row in rows) + space + "]"
+
+
+def enveloped(data: str, space: str = "") -> bytes:
+    """The body of a reply."""
+    return f'{space}{{{space}"api_message" : "OK",{space}"api_data":{space}{data}}}{space}'.encode()
+
+
+# Taking members out.
+
+
+@bounded
+@given(ROWS)
+def test_only_the_hidden_members_are_taken_out_and_no_other_byte(texts: list[str]) -> None:
+    raw = row_text(texts).encode()
+    kept = [text for text in texts if key_of(text) not in HIDDEN]
+    expected = raw if len(kept) == len(texts) else row_text(kept).encode()
+    assert without(raw, HIDDEN) == expected
+
+
+@bounded
+@given(ROWS)
+def test_what_is_left_means_the_row_minus_its_hidden_members(texts: list[str]) -> None:
+    raw = row_text(texts).encode()
+    tag, pairs = meaning(raw)
+    left = without(raw, HIDDEN)
+    assert meaning(left) == (tag, [pair for pair in pairs if pair[0] not in HIDDEN])
+    assert without(left, HIDDEN) == left
+
+
+@bounded
+@given(ROWS)
+def test_where_nothing_is_hidden_a_row_stays_as_it_is(texts: list[str]) -> None:
+    raw = row_text(texts).encode()
+    assert shown([Row(raw, None)], frozenset()) == [raw]
+    assert without(raw, frozenset()) == raw
+
+
+@pytest.mark.parametrize(
+    ("raw", "left"),
+    [
+        (rb"{}", rb"{}"),
+        (rb"{ }", rb"{ }"),
+        (rb'{"lp_id":1}', rb"{}"),
+        (rb'{"lp_id":1,"lp_name":"x","created_by_id":null}', rb"{}"),
+        (rb'{"lp_id":1,"a":2}', rb'{"a":2}'),
+        (rb'{"a":2,"lp_id":1}', rb'{"a":2}'),
+        (rb'{"a":2,"lp_id":1,"b":3}', rb'{"a":2,"b":3}'),
+        (rb'{ "a" : 2 , "lp_id" : 1 , "b" : 3 }', rb'{ "a" : 2 , "b" : 3 }'),
+        (rb'{"lp_id":1,"a":2,"lp_id":3}', rb'{"a":2}'),
+        (rb'{"lp\u005fid":1,"a":2}', rb'{"a":2}'),
+        (rb'{"\u006c\u0070\u005F\u0069\u0064":1,"a":2}', rb'{"a":2}'),
+        (rb'{"lp_id\u0000":1}', rb'{"lp_id\u0000":1}'),
+        (rb'{"lp_idx":1,"xlp_id":2,"LP_ID":3}', rb'{"lp_idx":1,"xlp_id":2,"LP_ID":3}'),
+        (rb'{"a":{"lp_id":1}}', rb'{"a":{"lp_id":1}}'),
+        (rb'{"a":[{"lp_id":1}],"lp_id":{"lp_id":[{},","]}}', rb'{"a":[{"lp_id":1}]}'),
+        (rb'{"a":"lp_id","b":"\"lp_id\":1"}', rb'{"a":"lp_id","b":"\"lp_id\":1"}'),
+        (rb'{"a":"\\","lp_id":"\\\"","b":"\\"}', rb'{"a":"\\","b":"\\"}'),
+        (rb'{"a":"},{","lp_id":"]}","b":"[{"}', rb'{"a":"},{","b":"[{"}'),
+        (rb'{"lp_id":"a:b","c":":"}', rb'{"c":":"}'),
+    ],
+)
+def test_a_hidden_member_is_found_wherever_and_however_it_is_written(
+    raw: bytes, left: bytes
+) -> None:
+    assert without(raw, HIDDEN) == left
+
+
+def test_a_hidden_name_may_be_any_text() -> None:
+    assert without('{"prénom":1,"a":2}'.encode(), frozenset({"prénom"})) == b'{"a":2}'
+    assert without(rb'{"pr\u00e9nom":1,"a":2}', frozenset({"prénom"})) == b'{"a":2}'
+    assert without(rb'{"a\"b":1,"a":2}', frozenset({'a"b'})) == b'{"a":2}'
+
+
+# Reading lists.
+
+
+@bounded
+@given(st.lists(ROWS.map(row_text), max_size=4), SPACE)
+def test_the_rows_of_a_list_are_the_bytes_that_were_written_and_belong_to_their_one_username(
+    rows: list[str], space: str
+) -> None:
+    expected = [Row(row.encode(), owner_of(row)) for row in rows]
+    array = array_text(rows, space)
+    for body in (enveloped(array, space), f"{space}{array}{space}".encode()):
+        assert read_rows(body) == expected
+
+
+@bounded
+@given(st.lists(st.tuples(KEYS, st.lists(ROWS.map(row_text), max_size=2)), max_size=3), SPACE)
+def test_the_groups_of_deposits_are_the_bytes_that_were_written(
+    groups: list[tuple[str, list[str]]], space: str
+) -> None:
+    texts = [f"{space}{key}{space}:{space}{array_text(rows, space)}" for key, rows in groups]
+    found = read_groups(enveloped(row_text(texts), space))
+    assert found == [
+        (key.encode(), [Row(row.encode(), owner_of(row)) for row in rows]) for key, rows in groups
+    ]
+
+
+@bounded
+@given(ROWS.map(row_text), SPACE)
+def test_the_row_of_a_registered_action_is_the_bytes_that_were_written(
+    row: str, space: str
+) -> None:
+    array = array_text([row], space)
+    assert read_row(enveloped(row, space)) == row.encode()
+    assert read_row(enveloped(array, space)) == array.encode()
+    assert read_row(f"{space}{array}{space}".encode()) == array.encode()
+
+
+@bounded
+@given(VALUES, SPACE)
+def test_a_value_is_the_bytes_that_were_written(value: str, space: str) -> None:
+    raw = value.encode()
+    assert read_value(f"{space}{value}{space}".encode(), raw[:1]) == raw
+    with pytest.raises(UnreadableBody):
+        read_value(raw, b"[" if raw[:1] != b"[" else b"{")
+
+
+# Whose a row is.
+
+
+@pytest.mark.parametrize(
+    ("raw", "owner"),
+    [
+        (rb'{"username":"alice"}', "alice"),
+        (rb'{ "username" : "alice" }', "alice"),
+        (rb'{"user\u006eame":"alice"}', "alice"),
+        (rb'{"username":"\u0061lice"}', "alice"),
+        (rb'{"username":"alice","comment":"\"username\""}', "alice"),
+        (rb'{"username":"alice","comment":"username"}', "alice"),
+        (rb'{"username":"username"}', "username"),
+        (rb'{"username":"alice","more":{"username":"bob"}}', "alice"),
+        (rb'{"more":{"username":"bob"},"username":"alice"}', "alice"),
+        (rb'{"username":"alice","Username":"bob","user_name":"bob"}', "alice"),
+        (rb'{"username":"alice","username":"alice"}', None),
+        (rb'{"username":"alice","username":"bob"}', None),
+        (rb'{"username":"bob","user\u006eame":"alice"}', None),
+        (rb'{"\u0075sername":"bob","user\u006eame":"alice"}', None),
+        (rb'{"username":1,"username":"alice"}', None),
+        (rb'{"username":"alice","username":null}', None),
+        (rb'{"username":"alice","username":{"username":"alice"}}', None),
+        (rb'{"username":null}', None),
+        (rb'{"username":1}', None),
+        (rb'{"username":["alice"]}', None),
+        (rb'{"username":{"username":"alice"}}', None),
+        (rb'{"comment":"username"}', None),
+        (rb'{"more":{"username":"alice"}}', None),
+        (rb'{"Username":"alice"}', None),
+        (rb"{}", None),
+    ],
+)
+def test_the_owner_is_said_once_or_not_at_all(raw: bytes, owner: str | None) -> None:
+    assert read_rows(b"[" + raw + b"]") == [Row(raw, owner)]
+
+
+USER = View(owner="alice", hidden=HIDDEN, ambiguous=False)
+SERVICE = View(owner=None, hidden=frozenset(), ambiguous=False)
+ADMIN = View(owner=None, hidden=frozenset(), ambiguous=True)
+
+
+@pytest.mark.parametrize(
+    ("owner", "user", "service", "admin"),
+    [
+        ("alice", True, True, True),
+        ("bob", False, True, True),
+        ("Alice", False, True, True),
+        ("alice ", False, True, True),
+        ("", False, True, True),
+        (None, False, False, True),
+    ],
+)
+def test_a_row_passes_for_its_owner_and_an_ambiguous_one_for_an_admin_alone(
+    owner: str | None, user: bool, service: bool, admin: bool
+) -> None:
+    row = Row(b"{}", owner)
+    assert (passes(row, USER), passes(row, SERVICE), passes(row, ADMIN)) == (user, service, admin)
+
+
+@pytest.mark.parametrize(
+    ("raw", "expected"),
+    [
+        (rb'{"id":"a-1","x":1}', rb'"a-1"'),
+        (rb'{"x":1, "id" : 1.10 }', rb"1.10"),
+        (rb'{"\u0069d":"a-1"}', rb'"a-1"'),
+        (rb'{"more":{"id":"a-1"}}', rb'{"more":{"id":"a-1"}}'),
+        (rb"{}", rb"{}"),
+    ],
+)
+def test_a_row_is_known_by_its_id_or_else_by_all_of_it(raw: bytes, expected: bytes) -> None:
+    assert identity(Row(raw, None)) == expected
+
+
+# What cannot be read.
+
+LONG = b"9" * (MAX_NUMBER + 1)
+DEEP = b"[" * 100_000 + b"]" * 100_000
+NOT_JSON = {
+    "nothing": b"",
+    "space": b"  ",
+    "HTML": b"<html></html>",
+    "cut": b'[{"a":1}',
+    "trailing data": b"[{}] x",
+    "two documents": b"[{}][{}]",
+    "a trailing comma": b"[{},]",
+    "a trailing comma in a row": b'[{"a":1,}]',
+    "a missing comma": b'[{"a":1 "b":2}]',
+    "a missing colon": b'[{"a" 1}]',
+    "a key that is no string": b"[{1:2}]",
+    "single quotes": b"[{'a':1}]",
+    "a comment": b"[{}/**/]",
+    "a vertical tab": b"[\x0b{}]",
+    "a form feed": b'[{"a"\x0c:1}]',
+    "a no-break space": "[\xa0{}]".encode(),
+    "NaN": b'[{"a":NaN}]',
+    "Infinity": b'[{"a":-Infinity}]',
+    "half a word": b'[{"a":tru}]',
+    "a word in capitals": b'[{"a":True}]',
+    "a leading zero": b'[{"a":01}]',
+    "a leading plus": b'[{"a":+1}]',
+    "a leading point": b'[{"a":.5}]',
+    "a trailing point": b'[{"a":1.}]',
+    "an empty exponent": b'[{"a":1e}]',
+    "two signs": b'[{"a":--1}]',
+    "two points": b'[{"a":1.2.3}]',
+    "a hexadecimal number": b'[{"a":0x1F}]',
+    "an unknown escape": b'[{"a":"\\x41"}]',
+    "a cut escape": b'[{"a":"\\u12"}]',
+    "an escape that is no number": b'[{"a":"\\u12G4"}]',
+    "an unknown escape in a key": b'[{"\\x41":1}]',
+    "half a surrogate pair": b'[{"a":"\\ud83d"}]',
+    "half a surrogate pair in a key": b'[{"\\ude00":1}]',
+    "half a surrogate pair in the username": b'[{"username":"\\ud83d"}]',
+    "a control character": b'[{"a":"\x01"}]',
+    "a line break in a string": b'[{"a":"\n"}]',
+    "NUL": b'[{"a":"\x00"}]',
+    "NUL in a key": b'[{"\x00":1}]',
+    "bad UTF-8": b'[{"a":"\xff"}]',
+    "cut UTF-8": b'[{"a":"\xc3"}]',
+    "overlong UTF-8": b'[{"a":"\xc0\xaf"}]',
+    "a surrogate in UTF-8": b'[{"a":"\xed\xa0\x80"}]',
+    "bad UTF-8 in a key": b'[{"\xff":1}]',
+    "a BOM": b"\xef\xbb\xbf[{}]",
+    "UTF-16": "[{}]".encode("utf-16"),
+    "5000 digits": b'[{"a":' + b"1" * 5000 + b"}]",
+    "one digit too many": b'[{"a":' + LONG + b"}]",
+    "too many decimal places": b'[{"a":1.' + LONG + b"}]",
+    "an endless exponent": b'[{"a":1e' + LONG + b"}]",
+    "5000 digits, deep": b'[{"a":[{"b":-' + b"1" * 5000 + b"}]}]",
+    "100 000 levels": b'[{"a":' + DEEP + b"}]",
+    "100 000 levels, open": b'[{"a":' + b'[{"a":' * 100_000,
+}
+READERS: dict[str, Callable[[bytes], Any]] = {
+    "rows": read_rows,
+    "rows in an envelope": lambda body: read_rows(b'{"api_data":' + body + b"}"),
+    "groups": lambda body: read_groups(b'{"api_data":{"BTC":' + body + b"}}"),
+    "an action's row": read_row,
+    "a value": lambda body: read_value(body, b"["),
+}
+
+
+@pytest.mark.parametrize("reader", READERS.values(), ids=READERS.keys())
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_what_a_strict_reader_refuses_is_refused(
+    body: bytes, reader: Callable[[bytes], Any]
+) -> None:
+    with pytest.raises(UnreadableBody):
+        reader(body)
+
+
+@pytest.mark.parametrize("rows", [b"[1]", b'["a"]', b"[null]", b"[[]]", b"[{},true]", b"[[{}]]"])
+def test_a_row_that_is_no_object_makes_the_list_unreadable(rows: bytes) -> None:
+    for body in (rows, b'{"api_data":' + rows + b"}"):
+        with pytest.raises(UnreadableBody):
+            read_rows(body)
+        with pytest.raises(UnreadableBody):
+            read_row(body)
+    with pytest.raises(UnreadableBody):
+        read_groups(b'{"api_data":{"BTC":' + rows + b"}}")
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"{}",
+        b"null",
+        b'"rows"',
+        b'{"api_data":null}',
+        b'{"api_data":"rows"}',
+        b'{"api_data":{"a":1}}',
+        b'{"API_DATA":[]}',
+        b'{"more":{"api_data":[]}}',
+    ],
+)
+def test_what_is_no_list_is_not_read_as_one(body: bytes) -> None:
+    with pytest.raises(UnreadableBody):
+        read_rows(body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b"[]",
+        b"{}",
+        b'{"BTC":[]}',
+        b'{"api_data":[]}',
+        b'{"api_data":null}',
+        b'{"api_data":{"BTC":{}}}',
+        b'{"api_data":{"BTC":null}}',
+        b'{"api_data":{"BTC":[],"ETH":1}}',
+    ],
+)
+def test_what_is_no_object_of_arrays_is_not_read_as_groups(body: bytes) -> None:
+    with pytest.raises(UnreadableBody):
+        read_groups(body)
+
+
+@pytest.mark.parametrize(
+    "body", [b"[]", b"[{},{}]", b"{}", b'{"api_data":[]}', b'{"api_data":1}', b'{"id":"a-1"}']
+)
+def test_what_is_not_one_row_is_no_answer_to_an_action(body: bytes) -> None:
+    with pytest.raises(UnreadableBody):
+        read_row(body)
+
+
+def test_no_rows_and_no_groups_can_be_read() -> None:
+    assert read_rows(b'{"api_data":[]}') == []
+    assert read_rows(b" [ ] ") == []
+    assert read_groups(b'{"api_data":{}}') == []
+    assert read_groups(b'{"api_data": { } }') == []
+    assert read_groups(b'{"api_data":{"BTC":[]}}') == [(b'"BTC"', [])]
+
+
+def test_the_longest_number_and_longer_text_pass() -> None:
+    number, text = b"9" * MAX_NUMBER, b'"' + b"9" * 5000 + b'"'
+    raw = b'{"a":%b,"b":%b,"%b":1}' % (number, text, b"1" * 5000)
+    assert read_rows(b"[" + raw + b"]") == [Row(raw, None)]
+    assert read_value(raw, b"{") == raw
+
+
+def test_what_stands_beside_the_rows_in_the_envelope_does_not_matter() -> None:
+    body = b'{"username":"bob","rows":[{}],"api_data":[{"username":"alice"}],"api_message":null}'
+    assert [row.owner for row in read_rows(body)] == ["alice"]

@@ -1,0 +1,285 @@
+"""A gateway's two listeners: opened together, drained on a signal, closed when all is answered."""
+
+import asyncio
+import signal
+import socket
+import sys
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import dataclass, field
+from types import SimpleNamespace
+
+import aiohttp
+import pytest
+from aiohttp import web
+
+from gateway import server
+from gateway.app import shared
+from tests.conftest import ADMIN, caller, config_for
+from tests.fakes import FakeLedger
+from tests.gateway.processes import free_ports
+
+STOPS = [signal.SIGTERM, signal.SIGINT]
+
+
+@dataclass
+class Drain:
+    """The time that a drain takes, driven by hand: it has begun, and now it is over."""
+
+    seconds: list[float] = field(default_factory=list)
+    begun: asyncio.Event = field(default_factory=asyncio.Event)
+    over: asyncio.Event = field(default_factory=asyncio.Event)
+
+    async def sleep(self, seconds: float) -> None:
+        self.seconds.append(seconds)
+        self.begun.set()
+        await self.over.wait()
+
+
+@pytest.fixture
+def drain(monkeypatch: pytest.MonkeyPatch) -> Drain:
+    driven = Drain()
+    stand_in = SimpleNamespace(**{**vars(asyncio), "sleep": driven.sleep})
+    monkeypatch.setattr(server, "asyncio", stand_in)
+    return driven
+
+
+@pytest.fixture
+async def session() -> AsyncIterator[aiohttp.ClientSession]:
+    async with aiohttp.ClientSession(timeout=aiohttp.ClientTimeout(total=10)) as session:
+        yield session
+
+
+@dataclass
+class Serving:
+    api: str
+    ops: str
+    task: asyncio.Task[None]
+
+
+@asynccontextmanager
+async def serving(ledger_url: str, **settings: str) -> AsyncIterator[Serving]:
+    """A gateway served in this process, started; whoever asks for it stops it."""
+    api, ops = free_ports(2)
+    config = config_for(ledger_url, server__port=str(api), ops__port=str(ops), **settings)
+    started = asyncio.Event()
+    task = asyncio.create_task(server.serve(config, shared(config), started=started.set))
+    try:
+        async with asyncio.timeout(10):
+            await started.wait()
+        yield Serving(f"http://127.0.0.1:{api}", f"http://127.0.0.1:{ops}", task)
+        async with asyncio.timeout(10):
+            await task
+    finally:
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+
+
+def refuses(url: str) -> bool:
+    """Whether nobody listens there."""
+    _, _, port = url.rpartition(":")
+    with socket.socket() as probe:
+        return probe.connect_ex(("127.0.0.1", int(port))) != 0
+
+
+@pytest.mark.parametrize("stop", STOPS)
+async def test_after_a_stop_signal_it_is_not_ready_and_still_serves(
+    ledger: FakeLedger, drain: Drain, session: aiohttp.ClientSession, stop: signal.Signals
+) -> None:
+    async with serving(ledger.url, server__drain_s="12.5") as running:
+        for url in (running.api, running.ops):
+            async with session.get(f"{url}/health/ready") as response:
+                assert response.status == 200
+                assert response.headers.get("Connection") != "close"
+        signal.raise_signal(stop)
+        await asyncio.wait_for(drain.begun.wait(), 10)
+        for url in (running.api, running.ops):
+            async with session.get(f"{url}/health/ready") as response:
+                assert response.status == 503
+            async with session.get(f"{url}/health/live") as response:
+                assert response.status == 200
+                assert response.headers["Connection"] == "close"
+        async with session.get(f"{running.api}/ledger", headers=caller(*ADMIN)) as response:
+            assert response.status == 200
+        drain.over.set()
+    assert drain.seconds == [12.5]
+    assert len(ledger.calls) == 1
+    assert refuses(running.api)
+    assert refuses(running.ops)
+
+
+async def test_what_is_in_flight_is_finished_while_health_goes_on(
+    ledger: FakeLedger, drain: Drain, session: aiohttp.ClientSession
+) -> None:
+    drain.over.set()
+    asked, answer = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        asked.set()
+        await answer.wait()
+        return web.json_response([])
+
+    ledger.run("GET", "/ledger", slow)
+    async with serving(ledger.url) as running:
+        read = asyncio.create_task(whole(session, f"{running.api}/ledger"))
+        await asyncio.wait_for(asked.wait(), 10)
+        signal.raise_signal(signal.SIGTERM)
+        await until_it_refuses(running.api)
+        async with session.get(f"{running.ops}/health/ready") as response:
+            assert response.status == 503
+        async with session.get(f"{running.ops}/health") as response:
+            assert (await response.json())["draining"] is True
+        assert not read.done()
+        answer.set()
+        assert await read == (200, b'{"api_message":"LEDGER_GET_LIST_SUCCESS","api_data":[]}')
+
+
+async def test_what_does_not_finish_in_time_is_cut(
+    ledger: FakeLedger, drain: Drain, session: aiohttp.ClientSession
+) -> None:
+    drain.over.set()
+    asked, leaving = asyncio.Event(), asyncio.Event()
+
+    async def hangs(_request: web.Request) -> web.Response:
+        asked.set()
+        await leaving.wait()
+        return web.json_response([])
+
+    ledger.run("GET", "/ledger", hangs)
+    async with serving(ledger.url, server__shutdown_timeout_s="0.01") as running:
+        read = asyncio.create_task(whole(session, f"{running.api}/ledger"))
+        await asyncio.wait_for(asked.wait(), 10)
+        signal.raise_signal(signal.SIGTERM)
+    with pytest.raises(aiohttp.ClientError):
+        await read
+    leaving.set()
+
+
+async def whole(session: aiohttp.ClientSession, url: str) -> tuple[int, bytes]:
+    async with session.get(url, headers=caller(*ADMIN)) as response:
+        return response.status, await response.read()
+
+
+async def until_it_refuses(url: str) -> None:
+    async with asyncio.timeout(10):
+        while not await asyncio.to_thread(refuses, url):
+            pass
+
+
+@pytest.mark.parametrize("taken", ["server__port", "ops__port"])
+async def test_a_port_in_use_fails_the_start_and_leaves_nothing_open(
+    ledger: FakeLedger, taken: str
+) -> None:
+    ports = dict(zip(("server__port", "ops__port"), free_ports(2), strict=True))
+    settings = {name: str(port) for name, port in ports.items()}
+    with socket.create_server(("127.0.0.1", ports[taken])):
+        config = config_for(ledger.url, **settings)
+        begun: list[bool] = []
+        with pytest.raises(OSError, match=str(ports[taken])):
+            await server.serve(config, shared(config), started=lambda: begun.append(True))
+    assert begun == []
+    assert all(refuses(f"http://127.0.0.1:{port}") for port in ports.values())
+
+
+async def test_workers_can_share_the_ports(ledger: FakeLedger, drain: Drain) -> None:
+    drain.over.set()
+    api, ops = free_ports(2)
+    config = config_for(ledger.url, server__port=str(api), ops__port=str(ops))
+    events = [asyncio.Event(), asyncio.Event()]
+    tasks = [
+        asyncio.create_task(
+            server.serve(config, shared(config), reuse_port=True, started=event.set)
+        )
+        for event in events
+    ]
+    async with asyncio.timeout(10):
+        for event in events:
+            await event.wait()
+        # Two servers in one loop have one handler for a signal between them: the second's.
+        signal.raise_signal(signal.SIGTERM)
+        await tasks[1]
+    assert not refuses(f"http://127.0.0.1:{api}")
+    tasks[0].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+
+
+# Listening.
+
+
+def application(*closed: Callable[[], Awaitable[None]]) -> web.Application:
+    async def hello(_request: web.Request) -> web.Response:
+        return web.Response(text="hello")
+
+    async def leave(_app: web.Application) -> None:
+        for close in closed:
+            await close()
+
+    app = web.Application()
+    app.router.add_get("/", hello)
+    app.on_cleanup.append(leave)
+    return app
+
+
+async def test_listening_yields_the_port_that_it_got(session: aiohttp.ClientSession) -> None:
+    async with server.listening(application(), "127.0.0.1", 0) as port:
+        response = await session.get(f"http://127.0.0.1:{port}/")
+        assert await response.text() == "hello"
+    assert refuses(f"http://127.0.0.1:{port}")
+
+
+async def test_an_application_that_found_its_port_in_use_is_cleaned_up() -> None:
+    cleaned: list[bool] = []
+
+    async def clean() -> None:
+        cleaned.append(True)
+
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(OSError, match="in use"):
+            async with server.listening(application(clean), "127.0.0.1", port):
+                raise AssertionError("not reached")
+    assert cleaned == [True]
+
+
+@pytest.mark.parametrize("stop", STOPS)
+async def test_an_application_alone_says_where_it_is_and_ends_on_a_signal(
+    monkeypatch: pytest.MonkeyPatch, stop: signal.Signals, session: aiohttp.ClientSession
+) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(server, "print", lambda line, flush: said.put_nowait(line), raising=False)
+    task = asyncio.create_task(server.serve_alone(application(), "127.0.0.1", 0))
+    async with asyncio.timeout(10):
+        url = await said.get()
+        async with session.get(url) as response:
+            assert response.status == 200
+        signal.raise_signal(stop)
+        await task
+    assert refuses(url)
+
+
+# Running.
+
+
+async def loop_type(found: list[str]) -> None:
+    found.append(type(asyncio.get_running_loop()).__module__.partition(".")[0])
+
+
+def test_it_runs_on_uvloop() -> None:
+    found: list[str] = []
+    server.run(loop_type(found))
+    assert found == ["uvloop"]
+
+
+def test_it_runs_on_asyncio_where_there_is_no_uvloop(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "uvloop", None)
+    found: list[str] = []
+    server.run(loop_type(found))
+    assert found == ["asyncio"]
+
+
+def test_what_goes_wrong_comes_out() -> None:
+    async def fails() -> None:
+        raise OSError("no such port")
+
+    with pytest.raises(OSError, match="no such port"):
+        server.run(fails())
