@@ -17,7 +17,7 @@ from gateway.config import Auth
 from gateway.errors import Forbidden, NotReady
 from gateway.key_set import Keys
 from gateway.keyring import Keyring
-from gateway.keys import HMAC_BYTES, Key, PublicKey, fits
+from gateway.keys import HMAC_BYTES, UNREADABLE, Key, PublicKey, fits
 from gateway.revocations import Revocations
 from schemas import strict_json
 
@@ -174,7 +174,7 @@ def _pinned_algorithm(entry: object) -> str | None:
 def _public_key(entry: dict[str, Any], algorithm: str) -> PublicKey | None:
     try:
         key = jwt.PyJWK.from_dict(entry, algorithm).key
-    except (jwt.PyJWTError, ValueError, TypeError):
+    except (jwt.PyJWTError, *UNREADABLE):
         return None
     return key if fits(key, algorithm) else None
 

@@ -172,6 +172,9 @@ def read(path: Path | None, environ: Mapping[str, str]) -> Config:
     from_environment(document, environ, problems)
     problems += [f"{name}: unknown section" for name in document if name not in SECTIONS]
     sections = {name: _section(name, document.get(name, {}), problems) for name in SECTIONS}
+    server, ops = sections["server"], sections["ops"]
+    if server and ops and server.port == ops.port != 0:
+        problems.append("ops.port: the same as server.port; operators have a listener of their own")
     if problems:
         raise InvalidConfiguration(sorted(problems))
     return Config(**sections)

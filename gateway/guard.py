@@ -9,7 +9,7 @@ from math import ceil
 from typing import Any
 
 from gateway.breaker import Breaker, BreakerRules, Circuit, Outcome
-from gateway.bulkhead import Bulkhead, BulkheadRules
+from gateway.bulkhead import Bulkhead, BulkheadRules, overloaded
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.errors import (
     CircuitOpen,
@@ -91,12 +91,14 @@ class GuardedLedger:
         if self._breaker.state(self._now()) is Circuit.OPEN:
             raise self._circuit_open()
         async with self._bulkhead.place():
+            if self._now() >= deadline:
+                raise overloaded()
             admission = self._breaker.admit(self._now())
             if admission is None:
                 raise self._circuit_open()
             outcome = Outcome.ABANDONED
             try:
-                reply = await self._client.send(call, max(deadline - self._now(), 0.001))
+                reply = await self._client.send(call, deadline - self._now())
                 outcome = Outcome.FAILED if reply.status == 503 else Outcome.SUCCEEDED
                 return reply
             except _FAULTS:

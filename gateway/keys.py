@@ -12,6 +12,8 @@ from cryptography.hazmat.primitives.serialization import load_pem_public_key
 PublicKey = RSAPublicKey | EllipticCurvePublicKey | Ed25519PublicKey
 Key = bytes | PublicKey
 
+# What a key that cannot be read raises.
+UNREADABLE = (ValueError, TypeError, UnsupportedAlgorithm)
 # RFC 7518 section 3.2: an HMAC key is at least as long as the hash it feeds.
 HMAC_BYTES = {"HS256": 32, "HS384": 48, "HS512": 64}
 # RFC 7518 section 3.3.

@@ -161,10 +161,15 @@ def _session() -> aiohttp.ClientSession:
 def _progress_trace() -> aiohttp.TraceConfig:
     """Notes in a call's `progress` when it has a connection: from there on it may be sent."""
 
+    async def connecting(_session: object, context: Any, _params: object) -> None:
+        # A kept connection may have been tried and found stale: nothing was sent on it.
+        context.trace_request_ctx.connected = False
+
     async def connected(_session: object, context: Any, _params: object) -> None:
         context.trace_request_ctx.connected = True
 
     trace = aiohttp.TraceConfig()
+    trace.on_connection_create_start.append(connecting)
     trace.on_connection_create_end.append(connected)
     trace.on_connection_reuseconn.append(connected)
     return trace

@@ -1,6 +1,7 @@
 """A listener that loses nobody when it closes: who has connected is served, whoever came last."""
 
 import asyncio
+import contextlib
 import ctypes
 import os
 import socket
@@ -34,7 +35,9 @@ async def close(listener: asyncio.Server, factory: Factory) -> None:
     # The same sockets under other numbers: they outlive the listener.
     queues = [socket.socket(fileno=os.dup(one.fileno())) for one in listener.sockets]
     for queue in queues:
-        _turn_away(queue)
+        # Without the filter a caller or two may be lost; that is no reason not to close.
+        with contextlib.suppress(OSError):
+            _turn_away(queue)
     await asyncio.sleep(_HANDSHAKE_S)
     listener.close()
     for queue in queues:
@@ -57,7 +60,9 @@ async def _empty(queue: socket.socket, factory: Factory) -> None:
             connection, _ = queue.accept()
         except BlockingIOError:
             return
-        except OSError:
+        except ConnectionError:
             continue  # a caller who has left again
+        except OSError:
+            return  # nothing more can be taken, as when there are no file descriptors left
         connection.setblocking(False)
         await asyncio.get_running_loop().connect_accepted_socket(factory, connection)

@@ -18,8 +18,6 @@ from schemas.queries import ListQuerySchema, RateListQuerySchema
 Json = dict[str, Any]
 
 _ABOUT = """\
-A gateway in front of a ledger: it checks who asks, and shows each caller what is theirs.
-
 **Identity.** Send a JWT in one `Authorization` header, as `Bearer <token>` or bare. Its user name
 must equal the `username` header, which ledger routes require and rates routes accept. Its role is
 `admin`, `service` or `user`; a user reads only their own rows, and those without the fields
@@ -36,7 +34,7 @@ and a `Link` header with `rel="next"` leads to the next. Cursors are opaque, and
 caller, route and filters they were made for. Parameters that are not described are refused.
 
 **Repeating a write** with the same `Idempotency-Key` and body gives the first answer again, with
-`Idempotency-Replayed: true`. With another body it is 422; while the first is in flight, 409.
+`Idempotency-Replayed: true`, also while the first is in flight. With another body it is 422.
 
 **Errors** say what went wrong, who says so (`origin`) and which request it was. On ledger routes
 the code is `api_message`. On rates routes it is `code`: 0009 missing fields, 0053 unexpected
@@ -140,11 +138,12 @@ _REPLIES: dict[Reply, tuple[Any, Any]] = {
     Reply.RATES: ({"type": "array", "items": rates.RateSchema}, [_RATE]),
     Reply.RATE: (rates.RateSchema, _RATE),
 }
-_USERNAME = {"type": "string", "pattern": f"^{USERNAME.pattern}$", "example": "alice"}
-_ORDER_ID = {"type": "string", "pattern": f"^{ORDER_ID.pattern}$", "example": "ord-1001"}
 _UUID = {"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"}
 _PATHS = {name: _UUID | {"format": "uuid", "example": value} for name, value in _IDS.items()}
-_PATHS |= {"username": _USERNAME, "order_id": _ORDER_ID}
+_PATHS |= {
+    "username": {"type": "string", "pattern": f"^{USERNAME.pattern}$", "example": "alice"},
+    "order_id": {"type": "string", "pattern": f"^{ORDER_ID.pattern}$", "example": "ord-1001"},
+}
 # In exploded form each member of an object is a query parameter by itself.
 _FREE_METADATA: Json = {
     "in": "query",
@@ -258,7 +257,7 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
     names = [part[1:-1] for part in endpoint.path.split("/") if part.startswith("{")]
     found = [{"in": "path", "name": name, "schema": _PATHS[name]} for name in names]
     found += _QUERIES.get(endpoint.reply, [])
-    found.append(_header("username", endpoint.username_required, _USERNAME["pattern"]))
+    found.append(_header("username", endpoint.username_required, f"^{USERNAME.pattern}$"))
     found.append(_header("X-Request-Id", False, ""))
     if endpoint.is_write:
         required = endpoint.idempotency_key_required
@@ -287,8 +286,7 @@ def _success(endpoint: Endpoint) -> Json:
 
 
 def _errors(endpoint: Endpoint) -> Json:
-    statuses = [400, 401, 403, 404, 429, 502, 503, 504, "default"]
-    statuses += [409] * endpoint.is_write
+    statuses = [400, 401, 403, 404, 429, 502, 503, 504, "default"] + [409] * endpoint.is_write
     statuses += [408, 413, 415, 422] * (endpoint.check_body is not None)
     return {str(status): f"{endpoint.api.value}-{status}" for status in sorted(statuses, key=str)}
 

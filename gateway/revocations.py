@@ -56,19 +56,21 @@ class Revocations:
         if self._path is None:
             return False
         version = _version(self._path)
-        if version != self._version:
+        if version != self._version and self._read_again(self._path):
             self._version = version
-            self._read_again(self._path)
         return self._list.covers(principal)
 
-    def _read_again(self, path: Path) -> None:
+    def _read_again(self, path: Path) -> bool:
+        """Whether the file was seen, good or bad; if not it is tried again at the next request."""
         try:
             self._list = read_revocations(path)
         except (OSError, ValueError) as error:
+            if not self.stale:
+                structlog.get_logger().error("revocation list not read", error=type(error).__name__)
             self.stale = True
-            structlog.get_logger().error("revocation list not read", error=type(error).__name__)
-        else:
-            self.stale = False
+            return isinstance(error, ValueError)
+        self.stale = False
+        return True
 
 
 def _version(path: Path | None) -> tuple[int, ...] | None:

@@ -106,8 +106,10 @@ async def listening(
         try:
             yield listener.sockets[0].getsockname()[1]
         finally:
-            await close(listener, connections)
-            await connections.settle()
+            try:
+                await close(listener, connections)
+            finally:
+                await connections.settle()
     finally:
         await runner.cleanup()
 

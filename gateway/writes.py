@@ -18,11 +18,6 @@ class Writes:
         self._keyed: dict[_Name, tuple[bytes | None, asyncio.Task[LedgerReply]]] = {}
         self._tasks: set[asyncio.Task[LedgerReply]] = set()
 
-    @property
-    def in_flight(self) -> int:
-        """How many writes have no answer yet."""
-        return len(self._tasks)
-
     async def send(self, call: LedgerCall, send: Send) -> tuple[LedgerReply, bool]:
         """The reply, and whether it is to an earlier call with the same key that was in flight.
 

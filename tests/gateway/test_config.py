@@ -309,6 +309,15 @@ def test_no_secret_is_shown(text: str) -> None:
     assert (config.ledger.token, config.auth.secret) == (token, f"-{secret}-")
 
 
+def test_the_two_listeners_need_two_ports() -> None:
+    with pytest.raises(InvalidConfiguration) as refusal:
+        read(None, {**ENOUGH, "GATEWAY_OPS__PORT": "8080"})
+    assert [problem.split(":")[0] for problem in refusal.value.problems] == ["ops.port"]
+    assert (
+        read(None, {**ENOUGH, "GATEWAY_OPS__PORT": "0", "GATEWAY_SERVER__PORT": "0"}).ops.port == 0
+    )
+
+
 def test_what_this_version_cannot_do_is_a_mistake_and_not_an_option_that_does_nothing() -> None:
     with pytest.raises(InvalidConfiguration) as refusal:
         read(None, {**ENOUGH, "GATEWAY_COHERENCE__REDIS_URL": "redis://user:hidden@cache"})

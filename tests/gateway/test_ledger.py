@@ -604,6 +604,21 @@ async def test_a_refusal_for_the_caller_is_a_value(
     assert len(faulty.hits) == 1
 
 
+@pytest.mark.parametrize("status", ["201 Created", "203 Odd", "204 No Content", "205 Reset"])
+async def test_only_a_200_answers_a_read(status: str, faulty: FaultyLedger) -> None:
+    faulty.plays(sends(reply(b"", status)))
+    async with _client(faulty.url) as client:
+        assert type(await _outcome(client, READ)) is LedgerBroken
+        assert len(faulty.hits) == 1
+
+
+@pytest.mark.parametrize("status", [200, 201, 204])
+async def test_a_write_may_succeed_in_three_ways(status: int, faulty: FaultyLedger) -> None:
+    faulty.plays(sends(reply(b"", f"{status} Fine")))
+    async with _client(faulty.url) as client:
+        assert (await client.send(_write("DELETE"))).status == status
+
+
 async def test_health_is_known_by_a_ping(faulty: FaultyLedger) -> None:
     up, down = ("200 OK", "204 No Content"), ("302 Found", "404 Not Found", "503 Busy")
     async with _client(faulty.url) as client:
