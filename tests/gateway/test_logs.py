@@ -259,7 +259,7 @@ def test_a_request_is_one_event_with_the_same_fields_whatever_came_of_it(
 async def test_a_request_leaves_one_line_with_its_id_and_nothing_that_was_sent(
     ledger: FakeLedger, client: TestClient[Any, Any], out: Written
 ) -> None:
-    ledger.rows("/ledger/alice", '{"id":"row-1","username":"alice","amount":"17.5"}')
+    ledger.rows("/ledger/alice", '{"id":"row-1","username":"alice","amount":"her-amount"}')
     headers = {**caller("alice"), "X-Request-Id": "an-id-of-mine", "Cookie": "a=cookie-of-mine"}
     response = await client.get("/ledger?currency=CURRENCY1", headers=headers)
     assert response.status == 200
@@ -268,7 +268,15 @@ async def test_a_request_leaves_one_line_with_its_id_and_nothing_that_was_sent(
     assert (event["request_id"], event["username"]) == ("an-id-of-mine", "alice")
     assert event["bytes"] == len(await response.read())
     written = out.text
-    for hidden in (token("alice"), SECRET, CREDENTIAL, "CURRENCY1", "cookie", "row-1", "17.5"):
+    for hidden in (
+        token("alice"),
+        SECRET,
+        CREDENTIAL,
+        "CURRENCY1",
+        "cookie",
+        "row-1",
+        "her-amount",
+    ):
         assert hidden not in written
     assert len(ledger.calls) == 1
 
