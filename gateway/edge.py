@@ -11,6 +11,7 @@ from gateway.errors import (
     AmbiguousFraming,
     BodyBrokenOff,
     GatewayError,
+    InvalidRequest,
     PayloadTooLarge,
     RequestTimeout,
 )
@@ -105,6 +106,14 @@ def check_framing(request: web.Request) -> None:
         raise AmbiguousFraming("The length of the body is ambiguous.")
     if len(headers.getall("Content-Length", [])) > 1 or len(headers.getall("Host", [])) > 1:
         raise AmbiguousFraming("A header that must stand once stands twice.")
+
+
+def check_target(request: web.Request) -> None:
+    """Refuses a fragment, which is no part of a target (RFC 9112 section 3.2): aiohttp cuts it off,
+    another reader may not. Raises `InvalidRequest`.
+    """
+    if "#" in request.raw_path:
+        raise InvalidRequest("The request target must not hold a fragment.")
 
 
 def is_last(request: web.Request) -> bool:

@@ -8,7 +8,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler, Middleware
 
 from gateway import logs
-from gateway.edge import TRACE, check_framing, request_id, respond
+from gateway.edge import TRACE, check_framing, check_target, request_id, respond
 from gateway.endpoints import api_of
 from gateway.errors import GatewayError, InvalidRequest, MethodNotAllowed, NotFound
 from gateway.exchange import Answer, Trace
@@ -41,6 +41,7 @@ async def error_boundary(request: web.Request, handler: Handler) -> web.StreamRe
     """Turns every error into an answer in the form of the route's API."""
     try:
         check_framing(request)
+        check_target(request)
         return await handler(request)
     except web.HTTPException as error:
         return await _answer(request, _translated(error))

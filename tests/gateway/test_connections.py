@@ -393,7 +393,9 @@ async def test_a_caller_who_never_reads_a_long_answer_is_given_up(
     with capture_logs() as logs:
         async with serve(limits(idle_timeout_s=SHORT_S)) as running:
             async with call(running.port, SO_RCVBUF=4096) as deaf:
-                deaf.writer.transport.pause_reading()
+                transport = deaf.writer.transport
+                assert isinstance(transport, asyncio.Transport)
+                transport.pause_reading()
                 deaf.send(GOOD)
                 await asyncio.wait_for(watch.lost.wait(), PATIENCE_S)
             assert (await get_live(running.port)).status == 200
@@ -716,6 +718,49 @@ async def test_what_there_is_no_route_for_is_answered_in_the_form_of_its_api(
     assert answer.status == 404
     assert (answer.error() if answer.body else "") == code
     assert ledger.calls == []
+
+
+# A fragment is no part of a request target (RFC 9112 section 3.2): some readers cut it off.
+
+FRAGMENTS = [
+    ("GET", "/ledger#marker", "INVALID_REQUEST"),
+    ("GET", "/ledger#", "INVALID_REQUEST"),
+    ("GET", "/ledger/ali#marker", "INVALID_REQUEST"),
+    ("GET", "/ledger/alice#/../bob", "INVALID_REQUEST"),
+    ("GET", "/ledger?type=trade#marker", "INVALID_REQUEST"),
+    ("GET", "/ledger?#", "INVALID_REQUEST"),
+    ("GET", "http://g/ledger#marker", "INVALID_REQUEST"),
+    ("PUT", "/ledger#marker", "INVALID_REQUEST"),
+    ("GET", "/nowhere#marker", "INVALID_REQUEST"),
+    ("GET", "/docs#marker", "INVALID_REQUEST"),
+    ("GET", "/health/live#marker", "INVALID_REQUEST"),
+    ("GET", f"{RATES}#marker", "0047"),
+    ("GET", f"{RATES}/{RATE}#marker", "0047"),
+]
+
+
+@pytest.mark.parametrize(("method", "target", "code"), FRAGMENTS)
+async def test_a_fragment_in_a_request_target_is_refused_and_the_connection_goes_on(
+    served: Served, ledger: FakeLedger, method: str, target: str, code: str
+) -> None:
+    async with call(served.port) as one:
+        one.send(f"{method} {target} HTTP/1.1\r\n".encode() + HEAD + b"\r\n" + closing(GOOD))
+        answer = await one.answer(method)
+        assert (answer.status, answer.error()) == (400, code)
+        assert b"marker" not in answer.body
+        assert ledger.calls == []
+        assert Answer.of(await one.rest()).body == EMPTY
+    assert [call.path for call in ledger.calls] == ["/ledger"]
+
+
+async def test_a_write_to_a_target_with_a_fragment_is_not_carried_out(
+    served: Served, ledger: FakeLedger
+) -> None:
+    async with call(served.port) as one:
+        one.send(SIZED.replace(b"/ledger", b"/ledger#marker", 1) + BODY + closing(GOOD))
+        assert (await one.answer()).status == 400
+        assert Answer.of(await one.rest()).body == EMPTY
+    assert [call.method for call in ledger.calls] == ["GET"]
 
 
 # A listener that closes.
