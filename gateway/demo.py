@@ -9,7 +9,7 @@ from gateway.app import shared
 from gateway.authn import development_token
 from gateway.config import Config
 from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
-from gateway.server import listening, serve
+from gateway.server import listening, serve, url_of
 
 _DAY_S = 86_400
 _CALLERS = (("admin", "admin"), ("settlement", "service"), ("alice", "user"))
@@ -25,7 +25,7 @@ async def demo(path: Path | None, environ: Mapping[str, str]) -> None:
         await serve(
             config,
             shared(config),
-            started=lambda: print(introduction(config, sandbox), flush=True),
+            started=lambda bound: print(introduction(bound, sandbox), flush=True),
         )
 
 
@@ -44,8 +44,8 @@ def demo_environment(environ: Mapping[str, str], port: int, credential: str) -> 
 def introduction(config: Config, sandbox: str) -> str:
     """What is running where, a token per role, and three lines to paste."""
     tokens = {role: development_token(config.auth, name, role, _DAY_S) for name, role in _CALLERS}
-    api = f"http://{config.server.host}:{config.server.port}"
-    ops = f"http://{config.ops.host}:{config.ops.port}"
+    api = url_of(config.server.host, config.server.port)
+    ops = url_of(config.ops.host, config.ops.port)
     listed = "\n".join(f"  {role:8} {name:11} {tokens[role]}" for name, role in _CALLERS)
     return f"""
 Gateway          {api}        API, documented at {api}/docs

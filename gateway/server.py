@@ -4,6 +4,7 @@ import asyncio
 import signal
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager
+from dataclasses import replace
 from typing import Any
 
 import structlog
@@ -41,11 +42,12 @@ async def serve(
     common: Shared,
     *,
     reuse_port: bool = False,
-    started: Callable[[], None] = lambda: None,
+    started: Callable[[Config], None] = lambda _: None,
 ) -> None:
     """Serves until SIGTERM or SIGINT, then finishes what is in flight.
 
-    The operators' listener closes last, so that health tells the truth all the while.
+    The operators' listener closes last, so that health tells the truth all the while. `started` is
+    given the configuration with the ports that were bound: 0 takes any that is free.
     """
     gateway, server, ops = create_app(config, common), config.server, config.ops
     stopping = _stop_signal()
@@ -56,12 +58,12 @@ async def serve(
         server.shutdown_timeout_s,
     )
     async with (
-        listening(gateway.ops, ops.host, ops.port, limits, reuse_port=reuse_port),
-        listening(gateway.api, server.host, server.port, limits, reuse_port=reuse_port),
+        listening(gateway.ops, ops.host, ops.port, limits, reuse_port=reuse_port) as ops_port,
+        listening(gateway.api, server.host, server.port, limits, reuse_port=reuse_port) as port,
     ):
         log = structlog.get_logger()
-        log.info("started", host=server.host, port=server.port, ops_port=ops.port)
-        started()
+        log.info("started", host=server.host, port=port, ops_port=ops_port)
+        started(replace(config, server=replace(server, port=port), ops=replace(ops, port=ops_port)))
         await stopping.wait()
         log.info("stopping")
         await _drain(gateway, server.drain_s)
@@ -72,8 +74,13 @@ async def serve_alone(app: web.Application, host: str, port: int) -> None:
     """Serves one application until SIGTERM or SIGINT."""
     stopping = _stop_signal()
     async with listening(app, host, port) as bound:
-        print(f"http://{host}:{bound}", flush=True)
+        print(url_of(host, bound), flush=True)
         await stopping.wait()
+
+
+def url_of(host: str, port: int) -> str:
+    """Where a listener is, for a person to follow; an IPv6 address is bracketed (RFC 3986)."""
+    return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
 @asynccontextmanager

@@ -1,6 +1,7 @@
 """A gateway's two listeners: opened together, drained on a signal, closed when all is answered."""
 
 import asyncio
+import re
 import signal
 import socket
 import sys
@@ -8,18 +9,23 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from types import SimpleNamespace
+from urllib.parse import urlsplit
 
 import aiohttp
 import pytest
 from aiohttp import web
+from structlog.testing import capture_logs
 
-from gateway import server
+from gateway import demo, server
 from gateway.app import shared
+from gateway.config import Config
+from gateway.demo import introduction
 from tests.conftest import ADMIN, caller, config_for
 from tests.fakes import FakeLedger
 from tests.gateway.processes import free_ports
 
 STOPS = [signal.SIGTERM, signal.SIGINT]
+PLACES = ("Gateway", "Operators")
 
 
 @dataclass
@@ -62,11 +68,11 @@ async def serving(ledger_url: str, **settings: str) -> AsyncIterator[Serving]:
     """A gateway served in this process, started; whoever asks for it stops it."""
     api, ops = free_ports(2)
     config = config_for(ledger_url, server__port=str(api), ops__port=str(ops), **settings)
-    started = asyncio.Event()
-    task = asyncio.create_task(server.serve(config, shared(config), started=started.set))
+    started: asyncio.Future[Config] = asyncio.Future()
+    task = asyncio.create_task(server.serve(config, shared(config), started=started.set_result))
     try:
         async with asyncio.timeout(10):
-            await started.wait()
+            await started
         yield Serving(f"http://127.0.0.1:{api}", f"http://127.0.0.1:{ops}", task)
         async with asyncio.timeout(10):
             await task
@@ -174,27 +180,48 @@ async def test_a_port_in_use_fails_the_start_and_leaves_nothing_open(
     settings = {name: str(port) for name, port in ports.items()}
     with socket.create_server(("127.0.0.1", ports[taken])):
         config = config_for(ledger.url, **settings)
-        begun: list[bool] = []
+        begun: list[Config] = []
         with pytest.raises(OSError, match=str(ports[taken])):
-            await server.serve(config, shared(config), started=lambda: begun.append(True))
+            await server.serve(config, shared(config), started=begun.append)
     assert begun == []
     assert all(refuses(f"http://127.0.0.1:{port}") for port in ports.values())
+
+
+async def test_ports_that_were_left_to_chance_are_told(
+    ledger: FakeLedger, drain: Drain, session: aiohttp.ClientSession
+) -> None:
+    drain.over.set()
+    config = config_for(ledger.url, server__port="0", ops__port="0")
+    started: asyncio.Future[Config] = asyncio.Future()
+    with capture_logs() as logs:
+        task = asyncio.create_task(server.serve(config, shared(config), started=started.set_result))
+        async with asyncio.timeout(10):
+            told = await started
+            async with session.get(f"http://127.0.0.1:{told.server.port}/ledger") as response:
+                assert response.status == 401
+            async with session.get(f"http://127.0.0.1:{told.ops.port}/health") as response:
+                assert response.status == 200
+            signal.raise_signal(signal.SIGTERM)
+            await task
+    (event,) = [one for one in logs if one["event"] == "started"]
+    assert (event["port"], event["ops_port"]) == (told.server.port, told.ops.port)
+    assert told.ledger == config.ledger
 
 
 async def test_workers_can_share_the_ports(ledger: FakeLedger, drain: Drain) -> None:
     drain.over.set()
     api, ops = free_ports(2)
     config = config_for(ledger.url, server__port=str(api), ops__port=str(ops))
-    events = [asyncio.Event(), asyncio.Event()]
+    started: list[asyncio.Future[Config]] = [asyncio.Future(), asyncio.Future()]
     tasks = [
         asyncio.create_task(
-            server.serve(config, shared(config), reuse_port=True, started=event.set)
+            server.serve(config, shared(config), reuse_port=True, started=one.set_result)
         )
-        for event in events
+        for one in started
     ]
     async with asyncio.timeout(10):
-        for event in events:
-            await event.wait()
+        for one in started:
+            await one
         # Two servers in one loop have one handler for a signal between them: the second's.
         signal.raise_signal(signal.SIGTERM)
         await tasks[1]
@@ -255,6 +282,57 @@ async def test_an_application_alone_says_where_it_is_and_ends_on_a_signal(
         signal.raise_signal(stop)
         await task
     assert refuses(url)
+
+
+HOSTS = [
+    ("127.0.0.1", "http://127.0.0.1:4711"),
+    ("gateway.internal", "http://gateway.internal:4711"),
+    ("::1", "http://[::1]:4711"),
+    ("::", "http://[::]:4711"),
+]
+
+
+@pytest.mark.parametrize(("host", "url"), HOSTS)
+async def test_an_application_alone_says_an_address_that_can_be_followed(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], host: str, url: str
+) -> None:
+    """No address of the machine's is needed: not every machine has one of each kind."""
+
+    @asynccontextmanager
+    async def bound(*_: object) -> AsyncIterator[int]:
+        signal.raise_signal(signal.SIGTERM)
+        yield 4711
+
+    monkeypatch.setattr(server, "listening", bound)
+    await asyncio.wait_for(server.serve_alone(application(), host, 0), 10)
+    assert capsys.readouterr().out == f"{url}\n"
+
+
+@pytest.mark.parametrize(("host", "url"), HOSTS)
+def test_a_demo_says_addresses_that_can_be_followed(host: str, url: str) -> None:
+    places = {"server__host": host, "server__port": "4711", "ops__host": host, "ops__port": "4712"}
+    text = introduction(config_for("http://127.0.0.1", **places), "http://sandbox")
+    ops = url.replace("4711", "4712")
+    printed = re.findall(r"http://[^\s/']+", text)
+    assert printed == [url, url, ops, "http://sandbox", url, url, url]
+    assert all(urlsplit(one).hostname for one in printed)
+
+
+async def test_a_demo_says_the_ports_that_it_got(
+    session: aiohttp.ClientSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    said: asyncio.Queue[str] = asyncio.Queue()
+    monkeypatch.setattr(demo, "print", lambda text, flush: said.put_nowait(text), raising=False)
+    places = {f"GATEWAY_{name}": "0" for name in ("SERVER__PORT", "OPS__PORT", "SERVER__DRAIN_S")}
+    task = asyncio.create_task(demo.demo(None, places))
+    async with asyncio.timeout(10):
+        text = await said.get()
+        api, ops = (re.findall(rf"^{name} +(\S+)", text, re.M)[0] for name in PLACES)
+        for url in (f"{api}/health/ready", f"{ops}/health"):
+            async with session.get(url) as response:
+                assert response.status == 200
+        signal.raise_signal(signal.SIGTERM)
+        await task
 
 
 # Running.
