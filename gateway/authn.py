@@ -20,6 +20,7 @@ from gateway.keyring import Keyring
 from gateway.keys import HMAC_BYTES, UNREADABLE, Key, PublicKey, fits
 from gateway.revocations import Revocations
 from schemas import strict_json
+from schemas.fields import USERNAME
 
 # JWK key type and curve to the algorithm they are for (RFC 7518 section 6, RFC 8037 section 2).
 _ALGORITHMS = {"RSA -": "RS256", "EC P-256": "ES256", "OKP Ed25519": "EdDSA"}
@@ -180,14 +181,18 @@ def _public_key(entry: dict[str, Any], algorithm: str) -> PublicKey | None:
 
 
 def development_token(auth: Auth, username: str, role: str, ttl_s: int) -> str:
-    """A token that the configuration's secret signs. ValueError if it has no HMAC algorithm."""
+    """A token that a gateway with this configuration accepts. ValueError if there can be none."""
     algorithm = next((name for name in auth.algorithms if name in HMAC_BYTES), None)
     if algorithm is None or auth.secret is None:
         raise ValueError("tokens can be made only with a secret and HS256, HS384 or HS512")
+    if not USERNAME.fullmatch(username):
+        raise ValueError("this is no user name that the gateway accepts")
+    if ttl_s > auth.max_lifetime_s:
+        raise ValueError("this is longer than auth.max_lifetime_s lets a token live")
     now = int(time.time())
     claims: tokens.Claims = {
         "sub": username,
-        "username": username,
+        **dict.fromkeys(auth.username_claims, username),
         "role": role,
         "iat": now,
         "exp": now + ttl_s,

@@ -3,14 +3,17 @@
 The only file with the aiohttp client. It never repeats a call and never follows a redirect.
 """
 
+import asyncio
 import time
 import zlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import aiohttp
+from aiohttp.client_proto import ResponseHandler
 from yarl import URL
 
 from gateway.calls import LedgerCall, LedgerReply, judged, outcome_unknown, retry_after
@@ -24,6 +27,10 @@ from gateway.errors import (
 )
 
 MAX_CURSOR = 2048
+# How long the ledger may take to say that it is well, in seconds, if not less is configured.
+_PING_S = 1.0
+# More answers than this before the answer (RFC 9110 section 15.2) are nonsense.
+_MAX_INTERIM = 10
 
 
 @dataclass(slots=True)
@@ -61,7 +68,7 @@ class LedgerClient:
         if self._session is None or self._session.closed:
             raise LedgerUnreachable("The gateway is starting or ending.")
         call = LedgerCall("GET", "/health", (), "gateway", "health")
-        reply = await self._exchange(call, self._settings.read_timeout_s)
+        reply = await self._exchange(call, min(_PING_S, self._settings.read_timeout_s))
         if not reply.is_success:
             raise LedgerBroken("The ledger says that it is not well.")
         return reply.elapsed
@@ -147,7 +154,7 @@ def translated(error: Exception, is_write: bool, progress: Progress) -> GatewayE
 def _session() -> aiohttp.ClientSession:
     return aiohttp.ClientSession(
         # How many calls are in flight is bounded before they come here.
-        connector=aiohttp.TCPConnector(limit=0, keepalive_timeout=15),
+        connector=_Connector(limit=0, keepalive_timeout=15),
         cookie_jar=aiohttp.DummyCookieJar(),
         headers={"Accept": "application/json", "Accept-Encoding": "identity"},
         skip_auto_headers=("User-Agent",),
@@ -180,6 +187,24 @@ class _Broken(Exception):
 
 
 _FOREIGN = (_Broken, aiohttp.ClientError, OSError, TimeoutError, ValueError, zlib.error)
+
+
+class _Connector(aiohttp.TCPConnector):
+    """Makes connections that do not hear out interim answers without end, as aiohttp's do."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(**options)
+        make: Any = partial(_Protocol, loop=asyncio.get_running_loop())
+        self._factory = make
+
+
+class _Protocol(ResponseHandler):
+    async def read(self) -> Any:
+        for _ in range(_MAX_INTERIM):
+            answer = await super().read()
+            if not 100 <= answer[0].code <= 199 or answer[0].code == 101:
+                return answer
+        raise LedgerBroken("The ledger announces an answer and does not give it.")
 
 
 class _Stale(Exception):

@@ -17,9 +17,13 @@ _CODES = {
     429: "TOO_MANY_REQUESTS",
     503: "LEDGER_UNAVAILABLE",
 }
-# Codes of the rates API that clients act on (contract section 4).
-_RATES_CODES = {"0007", "0009", "0028", "0047", "0053", "0065", "0094"}
-_RATES_DEFAULTS = {400: "0047", 404: "0007", 409: "0028", 422: "0047"}
+# Codes of the rates API that clients act on, by the status that each goes with; first the default.
+_RATES_CODES = {
+    400: ("0047", "0009", "0053", "0065", "0094"),
+    404: ("0007",),
+    409: ("0028",),
+    422: ("0047", "0009", "0053"),
+}
 _MAX_WORDS = 300
 
 
@@ -42,7 +46,8 @@ def refusal(reply: LedgerReply, api: Api, principal: Principal) -> LedgerRefused
         detail = f"{detail} {_words(said)}".rstrip()
     wait = reply.retry_after if reply.retry_after is not None else 1
     headers = {"Retry-After": str(wait)} if reply.status in (429, 503) else {}
-    midaz_code = said.code if said.code in _RATES_CODES else _RATES_DEFAULTS.get(reply.status)
+    known = _RATES_CODES.get(reply.status, (None,))
+    midaz_code = said.code if said.code in known else known[0]
     return LedgerRefused(
         reply.status,
         _CODES[reply.status],

@@ -20,6 +20,7 @@ MAX_NUMBER = 1000
 
 T = TypeVar("T")
 
+_ABSENT = msgspec.Raw()
 _STRING = rb'"(?:[^"\\]|\\.)*"'
 _strings = re.compile(_STRING, re.DOTALL)
 _tokens = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
@@ -50,11 +51,21 @@ class _Identified(msgspec.Struct):
     id: msgspec.Raw
 
 
+class _Rate(msgspec.Struct):
+    """A rate's `id`, and the members that errors have and rates have not."""
+
+    id: msgspec.Raw = _ABSENT
+    code: msgspec.Raw = _ABSENT
+    message: msgspec.Raw = _ABSENT
+    error: msgspec.Raw = _ABSENT
+
+
 _envelope = msgspec.json.Decoder(_Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _owned = msgspec.json.Decoder(_Owned)
 _identified = msgspec.json.Decoder(_Identified)
-_any = msgspec.json.Decoder(msgspec.Raw)
+_rate = msgspec.json.Decoder(_Rate)
+_rates = msgspec.json.Decoder(list[_Rate])
 
 
 def read_rows(body: bytes) -> list[Row]:
@@ -87,13 +98,18 @@ def read_row(body: bytes) -> bytes:
     return payload
 
 
-def read_value(body: bytes, first: bytes) -> bytes:
-    """A JSON value that begins with the byte `first`, unchanged. Raises `UnreadableBody`."""
-    value = bytes(_decode(_any, _checked_text(body)))
-    if not value.startswith(first):
-        raise UnreadableBody("not the kind of value it should be")
-    _check_numbers(value)
-    return value
+def read_rate(body: bytes) -> bytes:
+    """The one rate of a reply, unchanged. Raises `UnreadableBody`, also for an error instead."""
+    text, rate = _value(body, _rate)
+    _check_rates([rate])
+    return text
+
+
+def read_rates(body: bytes) -> bytes:
+    """The array of rates of a reply, unchanged. Raises `UnreadableBody`."""
+    text, rates = _value(body, _rates)
+    _check_rates(rates)
+    return text
 
 
 def shown(rows: list[Row], hidden: frozenset[str]) -> list[bytes]:
@@ -123,6 +139,21 @@ def without(raw: bytes, hidden: frozenset[str]) -> bytes:
     spans = list(_members(raw))
     kept = [raw[start:end] for key, start, _, end in spans if _name(key) not in hidden]
     return raw if len(kept) == len(spans) else b"{" + b",".join(kept) + b"}"
+
+
+def _value(body: bytes, kind: msgspec.json.Decoder[T]) -> tuple[bytes, T]:
+    """A JSON text, and what a decoder reads in it."""
+    text = _checked_text(body)
+    value = _decode(kind, text)
+    _check_numbers(text)
+    return text, value
+
+
+def _check_rates(rates: list[_Rate]) -> None:
+    """Ledgers leave fields of a rate out; what has no id and speaks like an error is none."""
+    for rate in rates:
+        if not rate.id and (rate.code or rate.message or rate.error):
+            raise UnreadableBody("an error in a rate's place")
 
 
 def _rows(array: bytes) -> list[Row]:

@@ -229,8 +229,8 @@ def _seen(visit: Visit, found: list[rows.Row]) -> list[rows.Row]:
 
 _PARSERS: dict[Reply, Callable[[bytes], Any]] = {
     Reply.GROUPS: rows.read_groups,
-    Reply.RATES: partial(rows.read_value, first=b"["),
-    Reply.RATE: partial(rows.read_value, first=b"{"),
+    Reply.RATES: rows.read_rates,
+    Reply.RATE: rows.read_rate,
 }
 
 
@@ -251,7 +251,7 @@ def _written(endpoint: Endpoint, body: bytes) -> bytes:
     if endpoint.reply is Reply.NOTHING:
         return b""
     if endpoint.reply is Reply.RATE:
-        return rows.read_value(body, b"{")
+        return rows.read_rate(body)
     return _envelope(endpoint, rows.read_row(body))
 
 

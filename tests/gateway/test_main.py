@@ -156,6 +156,35 @@ async def test_without_a_secret_there_is_no_token(tmp_path: Path) -> None:
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (["--username", "../alice"], "user name"),
+        (["--username", ""], "user name"),
+        (["--username", "alice", "--ttl", "7201"], "auth.max_lifetime_s"),
+    ],
+)
+def test_a_token_that_the_gateway_would_refuse_is_not_made(
+    alone: Callable[..., None],
+    capsys: pytest.CaptureFixture[str],
+    options: list[str],
+    complaint: str,
+) -> None:
+    alone(AUTH__SECRET=SECRET, AUTH__MAX_LIFETIME_S="7200")
+    assert main(["token", "--role", "user", *options]) == 1
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert complaint in err
+
+
+def test_a_token_names_its_user_where_the_gateway_looks(
+    alone: Callable[..., None], capsys: pytest.CaptureFixture[str]
+) -> None:
+    alone(AUTH__SECRET=SECRET, AUTH__USERNAME_CLAIMS="preferred_username")
+    assert main(["token", "--username", "alice", "--role", "user"]) == 0
+    assert claims_of(capsys.readouterr().out.strip())["preferred_username"] == "alice"
+
+
 def test_with_public_keys_alone_there_is_no_token(
     alone: Callable[..., None], capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -151,14 +151,34 @@ async def test_a_refused_write_is_not_repeated(
     assert [call.method for call in ledger.calls] == ["POST", "DELETE"]
 
 
-RATES_CODES = ["0007", "0009", "0028", "0047", "0053", "0065", "0094"]
+RATES_CODES = [
+    *((400, code) for code in ("0009", "0047", "0053", "0065", "0094")),
+    *((404, "0007"), (409, "0028"), (422, "0047")),
+]
 
 
 @pytest.mark.parametrize("role", Role)
-@pytest.mark.parametrize("code", RATES_CODES)
-def test_the_codes_of_the_rates_api_are_for_everybody(code: str, role: Role) -> None:
-    error = told(409, json.dumps({"code": code, "message": "x"}), role, Api.RATES)
+@pytest.mark.parametrize(("status", "code"), RATES_CODES)
+def test_the_codes_of_the_rates_api_are_for_everybody(status: int, code: str, role: Role) -> None:
+    error = told(status, json.dumps({"code": code, "message": "x"}), role, Api.RATES)
     assert Api.RATES.error_body(error, "id")["code"] == code
+
+
+@pytest.mark.parametrize(
+    ("status", "code", "wanted"),
+    [
+        (503, "0007", "LEDGER_UNAVAILABLE"),
+        (429, "0028", "TOO_MANY_REQUESTS"),
+        (404, "0028", "0007"),
+        (409, "0007", "0028"),
+        (400, "0007", "0047"),
+    ],
+)
+def test_a_code_that_contradicts_its_status_is_replaced(
+    status: int, code: str, wanted: str
+) -> None:
+    error = told(status, json.dumps({"code": code, "message": "x"}), Role.ADMIN, Api.RATES)
+    assert Api.RATES.error_body(error, "id")["code"] == wanted
 
 
 @pytest.mark.parametrize(

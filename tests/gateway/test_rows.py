@@ -16,9 +16,10 @@ from gateway.rows import (
     identity,
     passes,
     read_groups,
+    read_rate,
+    read_rates,
     read_row,
     read_rows,
-    read_value,
     shown,
     without,
 )
@@ -254,11 +255,42 @@ def test_the_row_of_a_registered_action_is_the_bytes_that_were_written(
 
 @bounded
 @given(VALUES, SPACE)
-def test_a_value_is_the_bytes_that_were_written(value: str, space: str) -> None:
-    raw = value.encode()
-    assert read_value(f"{space}{value}{space}".encode(), raw[:1]) == raw
+def test_rates_are_the_bytes_that_were_written(value: str, space: str) -> None:
+    rate = b'{"id":%b}' % value.encode()
+    body = f"{space}{rate.decode()}{space}".encode()
+    assert read_rate(body) == rate
+    assert read_rates(b"[%b]" % body) == b"[%b]" % body
     with pytest.raises(UnreadableBody):
-        read_value(raw, b"[" if raw[:1] != b"[" else b"{")
+        read_rates(body)
+    with pytest.raises(UnreadableBody):
+        read_rate(b"[%b]" % body)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        b'{"code":"0007","title":"Not found","message":"in the ledger\'s own words"}',
+        b'{"message":"no such thing"}',
+        b'{"error":{"reason":"a secret"}}',
+        b'{"error":null}',
+    ],
+)
+def test_an_error_is_no_rate(body: bytes) -> None:
+    for read, text in ((read_rate, body), (read_rates, b"[%b]" % body)):
+        with pytest.raises(UnreadableBody):
+            read(text)
+
+
+@pytest.mark.parametrize("element", [b"1", b"null", b'"rate"', b"[]"])
+def test_what_is_no_object_is_no_rate(element: bytes) -> None:
+    with pytest.raises(UnreadableBody):
+        read_rates(b"[%b]" % element)
+
+
+@pytest.mark.parametrize("rate", [b"{}", b'{"amount":1}', b'{"id":"1","code":"x","error":1}'])
+def test_a_ledger_may_leave_fields_of_a_rate_out_and_add_some(rate: bytes) -> None:
+    assert read_rate(rate) == rate
+    assert read_rates(b"[%b,%b]" % (rate, rate)) == b"[%b,%b]" % (rate, rate)
 
 
 # Whose a row is.
@@ -399,7 +431,8 @@ READERS: dict[str, Callable[[bytes], Any]] = {
     "rows in an envelope": lambda body: read_rows(b'{"api_data":' + body + b"}"),
     "groups": lambda body: read_groups(b'{"api_data":{"BTC":' + body + b"}}"),
     "an action's row": read_row,
-    "a value": lambda body: read_value(body, b"["),
+    "a rate": lambda body: read_rate(b'{"id":' + body + b"}"),
+    "rates": read_rates,
 }
 
 
@@ -479,7 +512,7 @@ def test_the_longest_number_and_longer_text_pass() -> None:
     number, text = b"9" * MAX_NUMBER, b'"' + b"9" * 5000 + b'"'
     raw = b'{"a":%b,"b":%b,"%b":1}' % (number, text, b"1" * 5000)
     assert read_rows(b"[" + raw + b"]") == [Row(raw, None)]
-    assert read_value(raw, b"{") == raw
+    assert read_rate(raw) == raw
 
 
 def test_what_stands_beside_the_rows_in_the_envelope_does_not_matter() -> None:

@@ -544,6 +544,9 @@ async def test_nonsense_from_the_ledger_is_502_and_not_shown(
         (RATES, "[{}] MARKER"),
         (RATES, "<html>MARKER</html>"),
         (RATES, ""),
+        (RATES, '[{"code":"0007","message":"MARKER"}]'),
+        (ONE_RATE, '{"code":"0007","title":"MARKER","message":"MARKER"}'),
+        (ONE_RATE, '{"error":"MARKER"}'),
         (ONE_RATE, "[]"),
         (ONE_RATE, '"MARKER"'),
         (ONE_RATE, ""),
@@ -766,6 +769,15 @@ UNREADABLE = [
         "[NaN]",
     ),
 ]
+
+
+async def test_an_error_in_place_of_the_written_rate_tells_nothing(
+    client: Client, ledger: FakeLedger
+) -> None:
+    ledger.on("POST", RATES, '{"code":"0001","message":"MARKER"}', 201)
+    answer = await client.post(RATES, headers=AS_SERVICE | JSON | KEY, data=NEW_RATE.encode())
+    assert (answer.status, (await answer.json())["code"]) == (504, "OUTCOME_UNKNOWN")
+    assert "MARKER" not in await answer.text()
 
 
 @pytest.mark.parametrize("reply", UNREADABLE)
@@ -1307,14 +1319,14 @@ async def test_a_caller_may_ask_for_a_fresh_answer(
     make_client: MakeClient, ledger: FakeLedger, wish: str
 ) -> None:
     client = await make_client(cache__ledger_ttl_s="60", cache__rates_ttl_s="60")
-    ledger.on("GET", RATES, "[1]")
+    ledger.on("GET", RATES, '[{"id":"1"}]')
     ledger.rows("/ledger/alice", row(1))
     for target in ("/ledger", RATES):
         await get(client, target, ALICE)
-    ledger.on("GET", RATES, "[2]")
+    ledger.on("GET", RATES, '[{"id":"2"}]')
     ledger.rows("/ledger/alice", row(2))
     fresh = ALICE | {"Cache-Control": wish}
-    assert await (await get(client, RATES, fresh)).json() == [2]
+    assert await (await get(client, RATES, fresh)).json() == [{"id": "2"}]
     assert [one["id"] for one in await seen(client, "/ledger", fresh)] == ["row-2"]
     assert len(ledger.calls) == 4
 
@@ -1325,7 +1337,7 @@ async def test_after_a_write_nobody_gets_the_older_answer(
     client = await make_client(cache__ledger_ttl_s="60", cache__rates_ttl_s="60")
     ledger.on("POST", "/ledger", f'{{"api_data":{row(2)}}}', 201)
     ledger.on("DELETE", ONE_RATE, "", 204)
-    ledger.on("GET", RATES, "[1]")
+    ledger.on("GET", RATES, '[{"id":"1"}]')
     ledger.rows("/ledger/alice", row(1))
     for target in ("/ledger", RATES):
         await get(client, target, ALICE)
