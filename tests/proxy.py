@@ -84,7 +84,10 @@ class FaultProxy:
 
     def __init__(self, host: str, port: int) -> None:
         self._ledger = host, port
+        self._port = 0
+        self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], End] = {}
+        self._waiting: set[End] = set()
         self.fault: Fault | None = None
         self.exchanges: list[Exchange] = []
         self.url = ""
@@ -92,21 +95,31 @@ class FaultProxy:
     @asynccontextmanager
     async def run(self) -> AsyncIterator["FaultProxy"]:
         """Listens on a free port; on leaving, no connection is left open."""
-        server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}"
+        await self.listen()
         try:
             yield self
         finally:
-            server.close()
-            for _, writer in self._open.values():
-                writer.transport.abort()
-            await self._all_gone()
-            await server.wait_closed()
+            await self.leave()
+
+    async def listen(self) -> None:
+        """Takes connections, again on the same port if it did before."""
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", self._port)
+        self._port = self._server.sockets[0].getsockname()[1]
+        self.url = f"http://127.0.0.1:{self._port}"
+
+    async def leave(self) -> None:
+        """Takes no connections, and drops those there are."""
+        assert self._server is not None
+        self._server.close()
+        for _, writer in self._open.values():
+            writer.transport.abort()
+        await self._all_gone()
+        await self._server.wait_closed()
 
     @property
-    def connections(self) -> int:
-        """How many connections of the gateway are open."""
-        return len(self._open)
+    def kept(self) -> int:
+        """How many connections wait for a request."""
+        return len(self._waiting)
 
     def by_request(self) -> dict[str, list[Exchange]]:
         """The exchanges of each request id."""
@@ -158,7 +171,11 @@ class FaultProxy:
 
     async def _exchange(self, gateway: End, ledger: End, *, fresh: bool) -> bool:
         """One request and its answer; whether another may follow."""
-        first = await gateway[0].readexactly(1)
+        self._waiting.add(gateway)
+        try:
+            first = await gateway[0].readexactly(1)
+        finally:
+            self._waiting.discard(gateway)
         exchange = Exchange(fresh)
         self.exchanges.append(exchange)
         exchange.request = await _message(gateway[0], first)

@@ -6,11 +6,11 @@ exchange at one byte, and the sandbox ledger, whose memory tells what really hap
 
 import asyncio
 import json
-from collections.abc import AsyncIterator, Callable, Iterable, Iterator, Sequence
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
-from typing import Any
+from typing import Any, TypeVar
 
 import aiohttp
 import pytest
@@ -36,6 +36,8 @@ UNKNOWN = (504, "OUTCOME_UNKNOWN")
 NO_CIRCUIT = {"breaker__min_calls": "100000"}
 HASTY = {"ledger__read_timeout_s": "0.3"}
 
+V = TypeVar("V")
+
 
 # The bench.
 
@@ -53,7 +55,7 @@ class Bench:
         """Sees to it that the next call is the first on its connection, or is not."""
         if fresh:
             await self.proxy.disconnect()
-        elif self.proxy.connections == 0:
+        elif self.proxy.kept == 0:
             headers = AS_SERVICE | {"Cache-Control": "no-cache"}
             async with self.client.get("/ledger/nobody", headers=headers) as response:
                 assert response.status == 200
@@ -106,6 +108,7 @@ class Deed:
     times: Callable[[Store, int], int]
     result: Callable[[Store, int], bytes]
     keyed: bool = True
+    on_rates: bool = True
 
 
 def _rows(store: Store, number: int) -> list[bytes]:
@@ -152,6 +155,7 @@ POST = Deed(
     result=lambda store, number: (
         b'{"api_message":"LEDGER_POST_SUCCESS","api_data":[%b]}' % _rows(store, number)[0]
     ),
+    on_rates=False,
 )
 PATCH = Deed(
     "PATCH",
@@ -274,12 +278,28 @@ async def tell(bench: Bench, deed: Deed, number: int, fault: Fault, *, fresh: bo
     """A caller's write meets a fault, and is repeated with its key until it is known to be done."""
     await bench.prepare(fresh=fresh)
     bench.proxy.fault = fault
-    attempts = [await call(bench, deed, number)]
+    attempts = [await _spoilt(bench, call(bench, deed, number), fault)]
     assert fault.reached.is_set(), fault
     async with asyncio.timeout(PATIENCE_S):
         while deed.keyed and not attempts[-1].succeeded and attempts[-1].status >= 500:
             attempts.append(await call(bench, deed, number, len(attempts)))
     return Story(deed, number, fault, fresh, attempts)
+
+
+async def _spoilt(bench: Bench, asked: Coroutine[Any, Any, V], fault: Fault) -> V:
+    """The answer to what meets a fault; one that delays is over when something else was answered,
+    so that the gateway and the ledger have seen the first part.
+    """
+    if fault.kind is not Kind.DELAY:
+        return await asked
+    asking = asyncio.create_task(asked)
+    await fault.reached.wait()
+    for path in ("/health/live", "/ledger/nobody"):
+        async with bench.client.get(path, headers=AS_SERVICE) as response:
+            assert response.status == 200
+    assert not asking.done()
+    fault.release.set()
+    return await asking
 
 
 def complete(stories: Iterable[Story], bench: Bench) -> None:
@@ -298,7 +318,9 @@ def surprises(story: Story) -> list[str]:
         return [] if (first.status, first.code) == UNKNOWN else [f"{story}: expected unknown"]
     if [exchange.fresh for exchange in first.exchanges] != [story.fresh]:
         return [f"{story}: on another kind of connection"]
-    whole = fault.stream is Stream.ANSWER and fault.offset >= len(first.exchanges[0].answer)
+    answer = first.exchanges[0].answer
+    whole = fault.stream is Stream.ANSWER and fault.offset >= len(answer)
+    whole = whole or fault.kind is Kind.DELAY
     wanted = (story.deed.status, None) if whole else UNKNOWN
     if (first.status, first.code) != wanted:
         return [f"{story}: expected {wanted}"]
@@ -339,50 +361,316 @@ class Lengths:
             yield from ((stream, offset) for offset in sorted(found) if offset < whole)
 
 
-async def measured(bench: Bench, deed: Deed) -> Lengths:
+async def lengths_of(deed: Deed) -> Lengths:
     """How long the messages of a deed are."""
-    if deed is not POST:
-        add_rate(bench.store, 0)
-    attempt = await call(bench, deed, 0)
-    assert attempt.succeeded
-    return Lengths.of(bench.proxy.exchanges[-1])
-
-
-Place = tuple[Fault, bool]
-
-
-def breaks(lengths: Lengths) -> Iterator[Place]:
-    """At each byte a cut on a fresh connection and a reset on a kept one, or the other way round;
-    which of the two alternates.
-    """
-    for kind in (Kind.CUT, Kind.RESET):
-        yield Fault(Stream.REQUEST, ON_ACCEPT, kind), True
-    for stream, offset in lengths.everywhere():
-        one, other = (Kind.CUT, Kind.RESET)[:: 1 if offset % 2 else -1]
-        yield Fault(stream, offset, one), True
-        yield Fault(stream, offset, other), False
-
-
-async def told(bench: Bench, deed: Deed, places: Sequence[Place], first: int = 1) -> list[Story]:
-    """A story for each place, one after the other."""
-    stories = []
-    for number, (fault, fresh) in enumerate(places, first):
-        if deed is not POST:
-            add_rate(bench.store, number)
-        stories.append(await tell(bench, deed, number, fault, fresh=fresh))
-    return stories
-
-
-def assert_good(stories: Sequence[Story]) -> None:
-    """Nothing that may not be, and nothing surprising."""
-    assert [one for story in stories for one in violations(story)] == []
-    assert [one for story in stories for one in surprises(story)] == []
-
-
-@pytest.mark.parametrize("deed", [POST, PATCH, DELETE], ids=lambda deed: deed.method)
-async def test_a_write_whose_connection_breaks_at_any_byte_is_done_once(deed: Deed) -> None:
     async with ledger() as server, gateway_to(server) as bench:
-        places = list(breaks(await measured(bench, deed)))
-        stories = await told(bench, deed, places)
+        if deed.on_rates:
+            add_rate(bench.store, 0)
+        assert (await call(bench, deed, 0)).succeeded
+        return Lengths.of(bench.proxy.exchanges[-1])
+
+
+# Its number, what goes wrong, and whether on a fresh connection.
+Place = tuple[int, Fault, bool]
+
+
+# In which way, and whether on a fresh connection; from byte to byte they take turns.
+_TURNS = ((Kind.CUT, True), (Kind.RESET, False), (Kind.RESET, True), (Kind.CUT, False))
+
+
+def breaks(lengths: Lengths, *turns: int) -> list[Place]:
+    """At each byte the connection breaks, once for each turn; two turns are a cut and a reset."""
+    faults = [(Fault(Stream.REQUEST, ON_ACCEPT, kind), True) for kind in (Kind.CUT, Kind.RESET)]
+    for stream, offset in lengths.everywhere():
+        for turn in turns:
+            kind, fresh = _TURNS[(offset + turn) % len(_TURNS)]
+            faults.append((Fault(stream, offset, kind), fresh))
+    return [(number, *fault) for number, fault in enumerate(faults, 1)]
+
+
+def some(lengths: Lengths, kind: Kind, step: int) -> list[Place]:
+    """Here and there, on a fresh connection and on a kept one in turn."""
+    places = enumerate(lengths.here_and_there(step), 1)
+    return [(number, Fault(*place, kind), bool(number % 2)) for number, place in places]
+
+
+async def told(deed: Deed, places: Sequence[Place], lanes: int = 1, **settings: str) -> list[Story]:
+    """A story for each place; in each lane one after the other, over a gateway of its own."""
+    found: list[Story] = []
+    # The sandbox looks at every rate there is before it changes one.
+    for start in range(0, len(places), _AT_ONCE):
+        part = places[start : start + _AT_ONCE]
+        async with ledger() as server:
+            told = [_lane(server, deed, part[lane::lanes], settings) for lane in range(lanes)]
+            by_lane = await asyncio.gather(*told)
+        for bench, stories in by_lane:
+            complete(stories, bench)
+            found += stories
+    assert len(found) == len(places)
+    return found
+
+
+_AT_ONCE = 300
+
+
+async def _lane(
+    server: TestServer, deed: Deed, places: Sequence[Place], settings: dict[str, str]
+) -> tuple[Bench, list[Story]]:
+    stories = []
+    async with gateway_to(server, **settings) as bench:
+        for number, fault, fresh in places:
+            if deed.on_rates:
+                add_rate(bench.store, number)
+            stories.append(await tell(bench, deed, number, fault, fresh=fresh))
+    return bench, stories
+
+
+def wrong_with(stories: Sequence[Story]) -> list[str]:
+    """What may not be, and what is a surprise."""
+    return [one for story in stories for check in (violations, surprises) for one in check(story)]
+
+
+DEEDS = pytest.mark.parametrize("deed", [POST, PATCH, DELETE], ids=lambda deed: deed.method)
+
+
+@pytest.mark.parametrize(
+    ("deed", "turns"),
+    [(POST, (0, 2)), (PATCH, (0,)), (DELETE, (0, 2))],
+    ids=["POST", "PATCH", "DELETE"],
+)
+async def test_a_write_whose_connection_breaks_at_any_byte_is_done_once(
+    deed: Deed, turns: tuple[int, ...]
+) -> None:
+    assert wrong_with(await told(deed, breaks(await lengths_of(deed), *turns))) == []
+
+
+@DEEDS
+async def test_a_write_of_which_the_rest_never_comes_is_done_once(deed: Deed) -> None:
+    places = some(await lengths_of(deed), Kind.HANG, 29)
+    assert wrong_with(await told(deed, places, lanes=16, **HASTY)) == []
+
+
+@DEEDS
+async def test_a_write_that_comes_in_two_parts_is_a_write(deed: Deed) -> None:
+    places = some(await lengths_of(deed), Kind.DELAY, 7)
+    stories = await told(deed, places)
+    assert wrong_with(stories) == []
+    assert {len(story.attempts) for story in stories} == {1}
+
+
+# When the ledger certainly did not hear of it.
+
+
+async def test_what_a_ledger_that_is_not_there_is_told_later_is_done_once() -> None:
+    fault = Fault(Stream.REQUEST, ON_ACCEPT, Kind.CUT)
+    async with ledger() as server, gateway_to(server) as bench:
+        await bench.proxy.leave()
+        attempts = [await call(bench, POST, 1)]
+        await bench.proxy.listen()
+        attempts.append(await call(bench, POST, 1, attempt=1))
+    story = Story(POST, 1, fault, True, attempts)
+    complete([story], bench)
+    assert violations(story) == []
+    assert [(one.code, len(one.exchanges)) for one in attempts] == [
+        ("LEDGER_UNREACHABLE", 0),
+        (None, 1),
+    ]
+
+
+async def test_what_finds_no_place_is_not_sent_and_done_later() -> None:
+    fault = Fault(Stream.ANSWER, 10, Kind.DELAY)
+    crowded = {"ledger__max_in_flight": "1", "ledger__max_waiting": "0"}
+    async with ledger() as server, gateway_to(server, **crowded) as bench:
+        bench.proxy.fault = fault
+        slow = asyncio.create_task(call(bench, POST, 1))
+        await fault.reached.wait()
+        attempts = [await call(bench, POST, 2)]
+        fault.release.set()
+        first = Story(POST, 1, fault, True, [await slow])
+        attempts.append(await call(bench, POST, 2, attempt=1))
+        second = Story(POST, 2, fault, False, attempts)
+    complete([first, second], bench)
+    assert violations(first) + violations(second) == []
+    assert [(one.code, len(one.exchanges)) for one in attempts] == [("OVERLOADED", 0), (None, 1)]
+
+
+async def test_an_open_circuit_sends_nothing_and_all_is_done_once_when_it_closes() -> None:
+    now = 1000.0
+    async with ledger() as server, gateway_to(server, breaker__min_calls="4") as bench:
+        bench.guarded._now = lambda: now
+        stories = []
+        for number in range(1, 9):
+            bench.proxy.fault = fault = Fault(Stream.ANSWER, 10, Kind.RESET)
+            stories.append(Story(POST, number, fault, True, [await call(bench, POST, number)]))
+        bench.proxy.fault = None
+        now += 5.0
+        for story in stories:
+            story.attempts.append(await call(bench, POST, story.number, attempt=1))
     complete(stories, bench)
-    assert_good(stories)
+    assert [one for story in stories for one in violations(story)] == []
+    assert [(story.attempts[0].code, len(story.attempts[0].exchanges)) for story in stories] == [
+        *[("OUTCOME_UNKNOWN", 1)] * 4,
+        *[("CIRCUIT_OPEN", 0)] * 4,
+    ]
+
+
+# Reads.
+
+
+@dataclass
+class Reading:
+    """What a read that met a fault was answered, and the next one; and what is right."""
+
+    fault: Fault
+    fresh: bool
+    right: bytes
+    status: int
+    code: str | None
+    body: bytes
+    next: tuple[int, bytes]
+    exchanges: list[Exchange] = field(default_factory=list)
+    next_exchanges: int = 0
+
+    def __str__(self) -> str:
+        return f"GET {self.fault} {'fresh' if self.fresh else 'reused'} {self.code or self.status}"
+
+
+def wrong_with_reading(reading: Reading, tries: int) -> list[str]:
+    """What may not be in a reading when a read may be sent so many times."""
+    found = []
+    if reading.status == 200 and reading.body != reading.right:
+        found.append("a success with something else")
+    if reading.status not in (200, 502, 504):
+        found.append("blamed on somebody else")
+    if len(reading.exchanges) > tries:
+        found.append(f"sent {len(reading.exchanges)} times")
+    if reading.next != (200, reading.right):
+        found.append("something else the next time")
+    if reading.next_exchanges != (0 if reading.status == 200 else 1):
+        found.append("a failure kept, or a success not kept")
+    return [f"{reading}: {what}" for what in found]
+
+
+def surprises_of_reading(reading: Reading, tries: int) -> list[str]:
+    """Where a read is not answered with just what it could have been."""
+    fault = reading.fault
+    begun = whole = False
+    if fault.stream is Stream.ANSWER:
+        answer = reading.exchanges[0].answer
+        begun = fault.offset >= answer.index(b"\r\n\r\n") + 4
+        whole = fault.offset >= len(answer)
+    repeated = tries > 1 and not begun and fault.kind in (Kind.CUT, Kind.RESET)
+    wanted: tuple[int, str | None] = (502, "LEDGER_BROKEN")
+    if fault.kind is Kind.HANG:
+        wanted = (504, "LEDGER_TIMEOUT")
+    if whole or repeated or fault.kind is Kind.DELAY:
+        wanted = (200, None)
+    found = []
+    if (reading.status, reading.code) != wanted:
+        found.append(f"expected {wanted}")
+    connections = [reading.fresh, True][fault.offset == ON_ACCEPT : 2 if repeated else 1]
+    if [exchange.fresh for exchange in reading.exchanges] != connections:
+        found.append(f"expected {len(connections)} exchanges, on other connections")
+    return [f"{reading}: {what}" for what in found]
+
+
+async def _get(bench: Bench, number: int, attempt: int) -> tuple[int, str | None, bytes]:
+    headers = AS_SERVICE | {"X-Request-Id": _request_id(number, attempt)}
+    async with bench.client.get(_rate_path(number), headers=headers) as response:
+        text = await response.read()
+        return response.status, _code(response, text), text
+
+
+async def read(bench: Bench, number: int, fault: Fault, *, fresh: bool) -> Reading:
+    """A caller's read meets a fault, and is repeated once."""
+    add_rate(bench.store, number)
+    await bench.prepare(fresh=fresh)
+    bench.proxy.fault = fault
+    first = await _spoilt(bench, _get(bench, number, 0), fault)
+    status, _, body = await _get(bench, number, 1)
+    return Reading(fault, fresh, dumped(_rate(bench.store, number)), *first, (status, body))
+
+
+async def readings(places: Sequence[Place], lanes: int = 1, **settings: str) -> list[Reading]:
+    """A reading for each place; in each lane one after the other, over a gateway of its own."""
+
+    async def lane(server: TestServer, part: Sequence[Place]) -> list[Reading]:
+        async with gateway_to(server, **settings) as bench:
+            found = [await read(bench, number, fault, fresh=fresh) for number, fault, fresh in part]
+        sent = bench.proxy.by_request()
+        for (number, *_), reading in zip(part, found, strict=True):
+            reading.exchanges = sent.get(_request_id(number, 0), [])
+            reading.next_exchanges = len(sent.get(_request_id(number, 1), []))
+        return found
+
+    async with ledger() as server:
+        by_lane = await asyncio.gather(*(lane(server, places[n::lanes]) for n in range(lanes)))
+    return [reading for part in by_lane for reading in part]
+
+
+async def lengths_of_read() -> Lengths:
+    """How long the messages of a read are."""
+    async with ledger() as server, gateway_to(server) as bench:
+        add_rate(bench.store, 0)
+        assert (await _get(bench, 0, 0))[0] == 200
+        return Lengths.of(bench.proxy.exchanges[-1])
+
+
+def wrong_with_readings(found: Sequence[Reading], tries: int) -> list[str]:
+    """What may not be, and what is a surprise."""
+    checks = (wrong_with_reading, surprises_of_reading)
+    return [one for reading in found for check in checks for one in check(reading, tries)]
+
+
+CACHED = {"cache__rates_ttl_s": "3600"}
+RETRIES = {"ledger__retry_ratio": "1", "ledger__retry_floor": "1000"}
+
+
+@pytest.mark.parametrize(
+    ("tries", "turn", "settings"), [(1, 0, {}), (2, 2, RETRIES)], ids=["once", "twice"]
+)
+async def test_a_read_whose_connection_breaks_at_any_byte_is_right_or_an_error(
+    tries: int, turn: int, settings: dict[str, str]
+) -> None:
+    places = breaks(await lengths_of_read(), turn)
+    found = await readings(places, **CACHED, **settings)
+    assert len(found) == len(places)
+    assert wrong_with_readings(found, tries) == []
+
+
+@pytest.mark.parametrize(
+    ("kind", "step", "lanes"), [(Kind.HANG, 29, 16), (Kind.DELAY, 7, 1)], ids=["hang", "delay"]
+)
+async def test_a_read_of_which_the_rest_comes_late_or_never_is_right_or_an_error(
+    kind: Kind, step: int, lanes: int
+) -> None:
+    places = some(await lengths_of_read(), kind, step)
+    hasty = HASTY if kind is Kind.HANG else {}
+    found = await readings(places, lanes, **CACHED, **RETRIES, **hasty)
+    assert len(found) == len(places)
+    assert wrong_with_readings(found, tries=2) == []
+
+
+# Reads after a write of which nobody knows.
+
+
+async def truths(deed: Deed, places: Sequence[Place]) -> list[str]:
+    """Where a read that was known before is not, after a write met a fault, what the ledger has."""
+    found = []
+    deed = replace(deed, keyed=False)
+    async with ledger() as server, gateway_to(server, **CACHED) as bench:
+        for number, fault, fresh in places:
+            add_rate(bench.store, number)
+            before = await _get(bench, number, 1)
+            story = await tell(bench, deed, number, fault, fresh=fresh)
+            after = await _get(bench, number, 2)
+            assert before[0] == 200
+            if after != (200, None, dumped(_rate(bench.store, number))):
+                found.append(f"{story}: {after}")
+    return found
+
+
+@pytest.mark.parametrize("deed", [PATCH, DELETE], ids=lambda deed: deed.method)
+async def test_after_a_write_that_met_a_fault_a_read_is_what_the_ledger_has(deed: Deed) -> None:
+    places = some(await lengths_of(deed), Kind.CUT, 17)
+    assert await truths(deed, places) == []
