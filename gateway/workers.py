@@ -3,6 +3,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
@@ -30,12 +31,16 @@ class Workers:
         self._bury = bury
         self._born: dict[int, float] = {}
         self._stopping = False
+        # Only the parent keeps the end that is written to: a worker reads the end of it when the
+        # parent is gone, however it went.
+        self._leash = (-1, -1)
 
     def run(self) -> int:
         """Until SIGTERM or SIGINT, which every worker gets too. The exit status of it all."""
         # Blocked and waited for: no signal comes between a fork and the note of it, none is lost.
         signal.signal(signal.SIGCHLD, lambda _number, _frame: None)
         signal.pthread_sigmask(signal.SIG_BLOCK, _AWAITED)
+        self._leash = os.pipe()
         for _ in range(self._count):
             self._fork()
         status = 0
@@ -56,6 +61,10 @@ class Workers:
     def _live(self) -> NoReturn:
         for number in _AWAITED:
             signal.signal(number, signal.SIG_DFL)
+        reading, writing = self._leash
+        os.close(writing)
+        # Begun while the signals are blocked, so that none is ever delivered to it.
+        threading.Thread(target=_follow, args=(reading,), daemon=True).start()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, _AWAITED)
         status = 1
         try:
@@ -90,3 +99,9 @@ class Workers:
         self._stopping = True
         for process in self._born:
             os.kill(process, number)
+
+
+def _follow(leash: int) -> None:
+    """Stops this process when its parent is gone: nobody would, and it would serve for ever."""
+    os.read(leash, 1)
+    os.kill(os.getpid(), signal.SIGTERM)

@@ -218,3 +218,16 @@ os.wait, os.waitpid = and_stop(os.wait), and_stop(os.waitpid)
     assert err == ""
     assert out.count("over") == 1
     assert not any(is_alive(worker) for worker in workers)
+
+
+async def test_workers_whose_supervisor_was_killed_stop_as_if_they_were_told_to(
+    tmp_path: Path,
+) -> None:
+    work = SERVES.replace("return 0", 'say("stopped")\n    return 0')
+    async with supervising(tmp_path, work) as running:
+        await started(running, 2)
+        running.send(signal.SIGKILL)
+        # Ended is only when nobody writes to its output any more.
+        status, out, err = await running.ended()
+    assert (status, err) == (-signal.SIGKILL, "")
+    assert out.count("stopped") == 2
