@@ -3,6 +3,7 @@
 import asyncio
 import json
 import secrets
+import select
 import socket
 import time
 from collections.abc import Callable, Mapping
@@ -21,8 +22,9 @@ from gateway.metrics import Metrics
 
 Options = Mapping[str, Any]
 MakeRequest = Callable[..., web.BaseRequest]
-# How long a caller who has just connected may take to say what for, while the listener closes.
-_FIRST_BYTE_S = 1.0
+# While the listener closes: how long a caller is silent, just connected or just answered, before
+# nothing more is expected of them.
+_EXPECTED_S = 1.0
 _PACE_S = 0.01
 
 
@@ -68,12 +70,27 @@ class Connections:
             self._metrics.finished(trace, "UNKNOWN", status)
 
     async def settle(self) -> None:
-        """Returns when no request is under way; at the latest when the time to finish is over."""
+        """Returns when no request is under way; at the latest when the time to finish is over.
+
+        What is idle then is closed in the same turn of the loop: a request that comes later is not
+        read, and so not carried out.
+        """
         begun = time.monotonic()
-        while (passed := time.monotonic() - begun) < self.limits.shutdown_timeout_s:
-            if not any(one.busy or (one.new and passed < _FIRST_BYTE_S) for one in self.open):
-                return
+        while time.monotonic() - begun < self.limits.shutdown_timeout_s:
+            # First of all, as callers who were accepted in this turn are in `open` in a later one.
             await asyncio.sleep(_PACE_S)
+            if not any(one.busy or one.expected for one in self.open) and not self._unread():
+                break
+        for one in [one for one in self.open if not one.busy]:
+            one.force_close()
+
+    def _unread(self) -> bool:
+        """Whether something has come that the loop has had no turn to read."""
+        poll = select.poll()
+        for one in self.open:
+            if one.transport is not None:
+                poll.register(one.transport.get_extra_info("socket"), select.POLLIN)
+        return bool(poll.poll(0))
 
 
 class Connection(web.RequestHandler):
@@ -98,6 +115,12 @@ class Connection(web.RequestHandler):
         if self.transport is None or self._waiter is None or self._waiter.done():
             return True
         return self._head_deadline is not None or self.transport.get_write_buffer_size() > 0
+
+    @property
+    def expected(self) -> bool:
+        """Whether the caller, who was not told to go, was silent for a moment only."""
+        silent_since = self._next_keepalive_close_time - self.keepalive_timeout
+        return asyncio.get_running_loop().time() - silent_since < _EXPECTED_S
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Turns connections over the limit away; gives up on callers who do not read."""

@@ -20,7 +20,7 @@ _BACKLOG = 1024
 # How long a body that nobody wanted is read on, so that its sender can read the answer; seconds.
 _LINGER_S = 5.0
 # How long a request that did not finish in time may take to be cut.
-_CUT_S = 1.0
+_CUT_S = 0.1
 
 
 def run(main: Coroutine[Any, Any, None]) -> None:

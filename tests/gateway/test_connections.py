@@ -5,9 +5,10 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
+from types import ModuleType, SimpleNamespace
 
 import pytest
 from aiohttp import web
@@ -26,6 +27,7 @@ SHORT_S = 0.2
 PACE_S = 0.02
 LONG = Limits(max_connections=100, head_timeout_s=60, idle_timeout_s=60, shutdown_timeout_s=10)
 ROW = b'{"id":"1","username":"alice"}'
+TYPE = {"Content-Type": "application/json"}
 EMPTY = b'{"api_message":"LEDGER_GET_LIST_SUCCESS","api_data":[]}'
 
 IDENTITY = "".join(f"{name}: {value}\r\n" for name, value in caller(*ADMIN).items()).encode()
@@ -776,7 +778,7 @@ async def test_a_request_whose_body_is_still_coming_is_answered(
     context = serve()
     running = await context.__aenter__()
     async with call(running.port) as one:
-        one.send(SIZED + BODY[:10])
+        one.send(closing(SIZED) + BODY[:10])
         await until_waiting(running)
         leaving = asyncio.create_task(leave(context))
         await refused(running.port)
@@ -794,7 +796,7 @@ async def test_a_caller_who_has_just_connected_is_answered(
     async with call(running.port) as one:
         leaving = asyncio.create_task(leave(context))
         await asyncio.sleep(0)
-        one.send(GOOD)
+        one.send(closing(GOOD))
         assert (await one.answer()).body == EMPTY
         await leaving
     assert len(ledger.calls) == 1
@@ -811,7 +813,7 @@ async def test_a_caller_who_reads_slowly_gets_the_whole_answer(
         one.send(SMUGGLED)
         assert (await one.answer()).status == 200
         server_side(watch).setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 65_536)
-        one.send(GOOD)
+        one.send(closing(GOOD))
         await one.reader.readuntil(b"\r\n\r\n")
         leaving = asyncio.create_task(leave(context))
         await refused(running.port)
@@ -832,15 +834,6 @@ async def refused(port: int) -> None:
             writer.transport.abort()
 
 
-async def test_an_idle_connection_does_not_hold_up_the_end(serve: Serve) -> None:
-    begun = time.monotonic()
-    async with serve() as running, call(running.port) as one:
-        one.send(GOOD)
-        assert (await one.answer()).status == 200
-        begun = time.monotonic()
-    assert time.monotonic() - begun < LONG.shutdown_timeout_s / 2
-
-
 async def test_what_does_not_end_in_time_does_not_hold_up_the_end(
     serve: Serve, ledger: FakeLedger
 ) -> None:
@@ -854,6 +847,153 @@ async def test_what_does_not_end_in_time_does_not_hold_up_the_end(
         assert await one.rest() == b""
     assert SHORT_S * 0.9 < time.monotonic() - begun < PATIENCE_S
     assert ledger.calls == []
+
+
+# What comes at the very end is answered, or has not been read.
+
+
+def blocking(port: int) -> socket.socket:
+    """A caller who sends without a turn of the loop."""
+    return socket.create_connection(("127.0.0.1", port), PATIENCE_S)
+
+
+def heard(one: socket.socket) -> bytes:
+    """All that the caller hears until the connection ends, in whatever way."""
+    data = b""
+    with one, suppress(ConnectionError):
+        while chunk := one.recv(65_536):
+            data += chunk
+    return data
+
+
+def sleeping(
+    monkeypatch: pytest.MonkeyPatch, module: ModuleType, sleep: Callable[[float], Awaitable[None]]
+) -> None:
+    """Has a module, and nothing else, sleep in another way."""
+    stand_in = SimpleNamespace(**{**vars(asyncio), "sleep": sleep})
+    monkeypatch.setattr(module, "asyncio", stand_in)
+
+
+async def test_a_caller_who_was_accepted_in_the_last_turn_of_the_loop_is_answered(
+    serve: Serve, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = serve()
+    running = await context.__aenter__()
+    late: list[socket.socket] = []
+
+    def come_late() -> None:
+        late.append(blocking(running.port))
+        late[0].sendall(closing(GOOD))
+        # The loop lags: it finds at once that there is a caller, and that the time is over.
+        time.sleep(PACE_S * 2)
+
+    async def lagging(_seconds: float) -> None:
+        asyncio.get_running_loop().call_soon(come_late)
+        await asyncio.sleep(PACE_S)
+
+    monkeypatch.setattr(listener, "_turn_away", lambda _listening: None)
+    sleeping(monkeypatch, listener, lagging)
+    await leave(context)
+    assert Answer.of(await asyncio.to_thread(heard, late[0])).body == EMPTY
+    assert len(ledger.calls) == 1
+
+
+async def idle_since_long(port: int, monkeypatch: pytest.MonkeyPatch) -> socket.socket:
+    """A caller who has been answered, so long ago that nothing more is expected of them."""
+    one = blocking(port)
+    one.sendall(GOOD)
+    answer = b""
+    while not answer.endswith(EMPTY):
+        answer += await asyncio.to_thread(one.recv, 65_536)
+    monkeypatch.setattr(connections, "_EXPECTED_S", 0.0)
+    return one
+
+
+async def test_a_request_that_has_come_and_has_not_been_read_is_answered(
+    serve: Serve, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    context = serve()
+    running = await context.__aenter__()
+    one = await idle_since_long(running.port, monkeypatch)
+    requests = [closing(GOOD)]
+
+    async def and_a_request_comes(seconds: float) -> None:
+        await asyncio.sleep(seconds)
+        if requests:
+            one.sendall(requests.pop())
+
+    sleeping(monkeypatch, connections, and_a_request_comes)
+    await leave(context)
+    assert Answer.of(await asyncio.to_thread(heard, one)).body == EMPTY
+    assert len(ledger.calls) == 2
+
+
+async def test_a_request_that_comes_too_late_is_not_carried_out(
+    serve: Serve, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A caller who hears nothing on a kept connection may repeat it elsewhere."""
+    context = serve()
+    running = await context.__aenter__()
+    one = await idle_since_long(running.port, monkeypatch)
+    cleanup = web.AppRunner.cleanup
+
+    async def too_late(runner: web.AppRunner) -> None:
+        with suppress(ConnectionError):
+            one.sendall(SIZED + BODY)
+        for _ in range(10):
+            await asyncio.sleep(0)
+        await cleanup(runner)
+
+    monkeypatch.setattr(web.AppRunner, "cleanup", too_late)
+    await leave(context)
+    assert await asyncio.to_thread(heard, one) == b""
+    assert [call.method for call in ledger.calls] == ["GET"]
+
+
+async def test_a_caller_who_has_not_been_told_to_go_may_ask_once_more(
+    serve: Serve, ledger: FakeLedger
+) -> None:
+    """The head of a long answer has gone out before it was known that it is the last."""
+    go_on = asyncio.Event()
+
+    async def second_page(_request: web.Request) -> web.Response:
+        if "cursor" not in _request.query:
+            link = '</ledger?cursor=c>; rel="next"'
+            return web.Response(body=b"[%b]" % ROW, headers={**TYPE, "Link": link})
+        await go_on.wait()
+        return web.Response(body=b"[]", headers=TYPE)
+
+    ledger.run("GET", "/ledger", second_page)
+    context = serve()
+    running = await context.__aenter__()
+    async with call(running.port) as one:
+        one.send(GOOD)
+        async with asyncio.timeout(PATIENCE_S):
+            head = await one.reader.readuntil(b"\r\n\r\n")
+            assert b"connection: close" not in head.lower()
+            leaving = asyncio.create_task(leave(context))
+            await refused(running.port)
+            go_on.set()
+            await one.reader.readuntil(b"0\r\n\r\n")
+            await asyncio.sleep(SHORT_S)
+        one.send(closing(b"GET /health/live HTTP/1.1\r\nHost: g\r\n\r\n"))
+        assert Answer.of(await one.rest()).status == 200
+        await leaving
+
+
+async def test_callers_who_have_long_been_silent_do_not_hold_up_the_end(
+    serve: Serve, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_EXPECTED_S", SHORT_S)
+    context = serve()
+    running = await context.__aenter__()
+    async with call(running.port) as silent, call(running.port) as kept:
+        kept.send(GOOD)
+        assert (await kept.answer()).status == 200
+        begun = time.monotonic()
+        await leave(context)
+        assert time.monotonic() - begun < LONG.shutdown_timeout_s / 2
+        assert (await silent.rest(), await kept.rest()) == (b"", b"")
 
 
 class Greeter(asyncio.Protocol):

@@ -26,6 +26,8 @@ from tests.gateway.processes import free_ports
 
 STOPS = [signal.SIGTERM, signal.SIGINT]
 PLACES = ("Gateway", "Operators")
+# A caller of whom nothing more is expected.
+LAST = {"Connection": "close"}
 
 
 @dataclass
@@ -197,10 +199,9 @@ async def test_ports_that_were_left_to_chance_are_told(
         task = asyncio.create_task(server.serve(config, shared(config), started=started.set_result))
         async with asyncio.timeout(10):
             told = await started
-            async with session.get(f"http://127.0.0.1:{told.server.port}/ledger") as response:
-                assert response.status == 401
-            async with session.get(f"http://127.0.0.1:{told.ops.port}/health") as response:
-                assert response.status == 200
+            for url in (f"http://127.0.0.1:{one.port}" for one in (told.server, told.ops)):
+                async with session.get(f"{url}/health/ready", headers=LAST) as response:
+                    assert response.status == 200
             signal.raise_signal(signal.SIGTERM)
             await task
     (event,) = [one for one in logs if one["event"] == "started"]
@@ -329,7 +330,7 @@ async def test_a_demo_says_the_ports_that_it_got(
         text = await said.get()
         api, ops = (re.findall(rf"^{name} +(\S+)", text, re.M)[0] for name in PLACES)
         for url in (f"{api}/health/ready", f"{ops}/health"):
-            async with session.get(url) as response:
+            async with session.get(url, headers=LAST) as response:
                 assert response.status == 200
         signal.raise_signal(signal.SIGTERM)
         await task
