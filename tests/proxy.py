@@ -88,6 +88,7 @@ class FaultProxy:
         self._server: asyncio.Server | None = None
         self._open: dict[asyncio.Task[None], End] = {}
         self._waiting: set[End] = set()
+        self._delays: list[Fault] = []
         self.fault: Fault | None = None
         self.exchanges: list[Exchange] = []
         self.url = ""
@@ -113,6 +114,8 @@ class FaultProxy:
         self._server.close()
         for _, writer in self._open.values():
             writer.transport.abort()
+        for fault in self._delays:
+            fault.release.set()
         await self._all_gone()
         await self._server.wait_closed()
 
@@ -144,6 +147,7 @@ class FaultProxy:
         if fault is None or fault.stream is not stream:
             return None
         self.fault = None
+        self._delays += [fault] if fault.kind is Kind.DELAY else []
         return fault
 
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:

@@ -5,6 +5,8 @@ exchange at one byte, and the sandbox ledger, whose memory tells what really hap
 """
 
 import asyncio
+import contextlib
+import itertools
 import json
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
@@ -17,8 +19,21 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
+from gateway import cache, walk
 from gateway.app import create_app, shared
+from gateway.cache import CachedLedger, Generations
+from gateway.calls import LedgerCall, LedgerReply, outcome_unknown
+from gateway.endpoints import Reply
+from gateway.errors import (
+    GatewayError,
+    LedgerBroken,
+    LedgerTimeout,
+    LedgerUnreachable,
+    NotFound,
+    OutcomeUnknown,
+)
 from gateway.guard import GuardedLedger
+from gateway.ledger import LedgerClient
 from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
 from gateway.sandbox.pages import Selection, Window
 from gateway.sandbox.store import Stamp, Store
@@ -591,7 +606,9 @@ async def read(bench: Bench, number: int, fault: Fault, *, fresh: bool) -> Readi
     return Reading(fault, fresh, dumped(_rate(bench.store, number)), *first, (status, body))
 
 
-async def readings(places: Sequence[Place], lanes: int = 1, **settings: str) -> list[Reading]:
+async def readings(
+    places: Sequence[Place], settings: dict[str, str], lanes: int = 1
+) -> list[Reading]:
     """A reading for each place; in each lane one after the other, over a gateway of its own."""
 
     async def lane(server: TestServer, part: Sequence[Place]) -> list[Reading]:
@@ -633,7 +650,7 @@ async def test_a_read_whose_connection_breaks_at_any_byte_is_right_or_an_error(
     tries: int, turn: int, settings: dict[str, str]
 ) -> None:
     places = breaks(await lengths_of_read(), turn)
-    found = await readings(places, **CACHED, **settings)
+    found = await readings(places, CACHED | settings)
     assert len(found) == len(places)
     assert wrong_with_readings(found, tries) == []
 
@@ -646,7 +663,7 @@ async def test_a_read_of_which_the_rest_comes_late_or_never_is_right_or_an_error
 ) -> None:
     places = some(await lengths_of_read(), kind, step)
     hasty = HASTY if kind is Kind.HANG else {}
-    found = await readings(places, lanes, **CACHED, **RETRIES, **hasty)
+    found = await readings(places, CACHED | RETRIES | hasty, lanes)
     assert len(found) == len(places)
     assert wrong_with_readings(found, tries=2) == []
 
@@ -674,3 +691,181 @@ async def truths(deed: Deed, places: Sequence[Place]) -> list[str]:
 async def test_after_a_write_that_met_a_fault_a_read_is_what_the_ledger_has(deed: Deed) -> None:
     places = some(await lengths_of(deed), Kind.CUT, 17)
     assert await truths(deed, places) == []
+
+
+# The tests of the tests: each of these gateways is wrong, and is found out.
+
+Plant = Callable[[pytest.MonkeyPatch], None]
+_good_send, _good_headers = LedgerClient.send, LedgerClient._headers
+
+
+def sends_again_by_itself(patch: pytest.MonkeyPatch) -> None:
+    """As the HTTP client does when nobody keeps it from it."""
+
+    async def through(
+        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
+    ) -> aiohttp.ClientResponse:
+        return await handler(request)
+
+    patch.setattr("gateway.ledger._send_once", through)
+
+
+def asks_twice(patch: pytest.MonkeyPatch) -> None:
+    async def send(self: LedgerClient, call: LedgerCall, timeout_s: float) -> LedgerReply:
+        try:
+            return await _good_send(self, call, timeout_s)
+        except OutcomeUnknown:
+            return await _good_send(self, call, timeout_s)
+
+    patch.setattr(LedgerClient, "send", send)
+
+
+def hopes_for_the_best(patch: pytest.MonkeyPatch) -> None:
+    async def send(self: LedgerClient, call: LedgerCall, timeout_s: float) -> LedgerReply:
+        try:
+            return await _good_send(self, call, timeout_s)
+        except OutcomeUnknown:
+            return LedgerReply(201, b'[{"id":"1"}]')
+
+    patch.setattr(LedgerClient, "send", send)
+
+
+def fails(error: GatewayError) -> Plant:
+    """Every fault of the ledger's is this error."""
+
+    def plant(patch: pytest.MonkeyPatch) -> None:
+        patch.setattr("gateway.ledger.translated", lambda *_arguments: error)
+
+    return plant
+
+
+def has_keys_of_its_own(patch: pytest.MonkeyPatch) -> None:
+    numbers = itertools.count()
+
+    def headers(self: LedgerClient, call: LedgerCall) -> dict[str, str]:
+        return _good_headers(self, call) | {"Idempotency-Key": f"own-{next(numbers):05}"}
+
+    patch.setattr(LedgerClient, "_headers", headers)
+
+
+def drops_the_key(patch: pytest.MonkeyPatch) -> None:
+    def headers(self: LedgerClient, call: LedgerCall) -> dict[str, str]:
+        return _good_headers(self, replace(call, idempotency_key=None))
+
+    patch.setattr(LedgerClient, "_headers", headers)
+
+
+def keeps_a_replay_to_itself(patch: pytest.MonkeyPatch) -> None:
+    async def send(self: LedgerClient, call: LedgerCall, timeout_s: float) -> LedgerReply:
+        return replace(await _good_send(self, call, timeout_s), replayed=False)
+
+    patch.setattr(LedgerClient, "send", send)
+
+
+def despairs(patch: pytest.MonkeyPatch) -> None:
+    """It takes no success for one the first time."""
+
+    async def send(self: LedgerClient, call: LedgerCall, timeout_s: float) -> LedgerReply:
+        reply = await _good_send(self, call, timeout_s)
+        if call.is_write and not reply.replayed:
+            raise outcome_unknown()
+        return reply
+
+    patch.setattr(LedgerClient, "send", send)
+
+
+def takes_what_has_come(patch: pytest.MonkeyPatch) -> None:
+    """A body that breaks off is a body."""
+
+    async def body(response: aiohttp.ClientResponse, _limit: int) -> bytes:
+        found = b""
+        with contextlib.suppress(aiohttp.ClientError):
+            async for chunk in response.content.iter_any():
+                found += chunk
+        return found
+
+    patch.setattr("gateway.ledger._body", body)
+    patch.setitem(walk._PARSERS, Reply.RATE, lambda text: text)
+
+
+def remembers_too_well(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(Generations, "bump", lambda _self, _tag: None)
+
+
+def never_remembers(patch: pytest.MonkeyPatch) -> None:
+    patch.setattr(CachedLedger, "_fetch", _uncached)
+
+
+async def _uncached(
+    self: CachedLedger, call: LedgerCall, parse: Any, *_rest: object
+) -> cache.Reading[Any]:
+    return cache._read(await self._ledger.send(call), parse)
+
+
+@pytest.mark.parametrize(
+    ("plant", "deed", "finding"),
+    [
+        (sends_again_by_itself, DELETE, "sent 2 times for one call"),
+        (asks_twice, DELETE, "sent 2 times for one call"),
+        (asks_twice, POST, "sent 2 times for one call"),
+        (hopes_for_the_best, POST, "a success that did not happen"),
+        (hopes_for_the_best, POST, "an answer that the ledger did not give"),
+        (hopes_for_the_best, DELETE, "done at last, and not at the ledger"),
+        (fails(LedgerUnreachable("")), POST, "called not sent, and the ledger heard it"),
+        (fails(LedgerUnreachable("")), DELETE, "called not sent, and the ledger heard it"),
+        (fails(LedgerBroken("")), POST, "blamed on somebody else"),
+        (fails(LedgerTimeout("")), DELETE, "blamed on somebody else"),
+        (fails(NotFound("")), POST, "blamed on somebody else"),
+        (has_keys_of_its_own, POST, "done 2 times"),
+        (drops_the_key, POST, "never done"),
+        (keeps_a_replay_to_itself, POST, "a repetition that is not told"),
+    ],
+    ids=lambda value: getattr(value, "method", None),
+)
+async def test_a_gateway_that_is_wrong_about_writes_is_found_out(
+    plant: Plant, deed: Deed, finding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = some(await lengths_of(deed), Kind.CUT, 97)
+    plant(monkeypatch)
+    stories = await told(deed, places)
+    assert finding in {one.rsplit(": ", 1)[1] for story in stories for one in violations(story)}
+
+
+@pytest.mark.parametrize("deed", [POST, PATCH], ids=lambda deed: deed.method)
+async def test_a_gateway_that_is_too_careful_is_found_out(
+    deed: Deed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = some(await lengths_of(deed), Kind.DELAY, 97)
+    despairs(monkeypatch)
+    stories = await told(deed, places)
+    assert [one for story in stories for one in violations(story)] == []
+    assert all(surprises(story) for story in stories)
+
+
+@pytest.mark.parametrize(
+    ("plant", "tries", "finding"),
+    [
+        (takes_what_has_come, 1, "a success with something else"),
+        (takes_what_has_come, 1, "something else the next time"),
+        (never_remembers, 2, "a failure kept, or a success not kept"),
+        (sends_again_by_itself, 1, "sent 2 times"),
+        (fails(NotFound("")), 1, "blamed on somebody else"),
+        (fails(LedgerBroken("")), 2, "expected (200, None)"),
+    ],
+)
+async def test_a_gateway_that_is_wrong_about_reads_is_found_out(
+    plant: Plant, tries: int, finding: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = some(await lengths_of_read(), Kind.CUT, 97)
+    plant(monkeypatch)
+    found = await readings(places, CACHED | (RETRIES if tries > 1 else {}))
+    assert finding in {one.rsplit(": ", 1)[1] for one in wrong_with_readings(found, tries)}
+
+
+@pytest.mark.parametrize("deed", [PATCH, DELETE], ids=lambda deed: deed.method)
+async def test_a_gateway_that_forgets_nothing_is_found_out(
+    deed: Deed, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    places = some(await lengths_of(deed), Kind.CUT, 97)
+    remembers_too_well(monkeypatch)
+    assert await truths(deed, places) != []
