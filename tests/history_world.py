@@ -19,7 +19,7 @@ from gateway.sandbox.store import Store
 from gateway.sandbox.wire import LEDGER, Ledger
 from gateway.server import listening
 from tests.conftest import CREDENTIAL, SECRET
-from tests.gateway.processes import Running, command, free_ports
+from tests.gateway.processes import Running, free_ports, python
 from tests.history import Delivery, LedgerState, Spell
 
 # What is kept is kept for many calls, and not much longer than two gateways serve at once.
@@ -92,10 +92,20 @@ def _children(process: int) -> list[int]:
 
 
 class Fleet:
-    """The gateways on one port, one after the other; `spells` are the times of two at once."""
+    """The gateways on one port, one after the other; `spells` are the times of two at once.
 
-    def __init__(self, stack: AsyncExitStack, folder: Path, ledger_url: str) -> None:
+    `said` is what those that have ended had to say.
+    """
+
+    def __init__(
+        self,
+        stack: AsyncExitStack,
+        folder: Path,
+        ledger_url: str,
+        program: tuple[str, ...] = ("-m", "gateway"),
+    ) -> None:
         self._stack, self._folder = stack, folder
+        self._arguments = (*program, "serve", "--workers", str(WORKERS))
         api, ops = free_ports(2)
         ports = {"SERVER__PORT": str(api), "OPS__PORT": str(ops)}
         self._settings = {**SETTINGS, **ports, "LEDGER__BASE_URL": ledger_url}
@@ -103,11 +113,11 @@ class Fleet:
         self._born = 0.0
         self.url = f"http://127.0.0.1:{api}"
         self.spells: list[Spell] = []
+        self.said = ""
 
     async def start(self) -> None:
         """A gateway, when its workers have started."""
-        arguments = ("serve", "--workers", str(WORKERS))
-        running = command(*arguments, cwd=self._folder, **self._settings)
+        running = python(*self._arguments, cwd=self._folder, **self._settings)
         self._gateways.append(await self._stack.enter_async_context(running))
         for _ in range(WORKERS):
             await self._gateways[-1].line(_STARTED)
@@ -116,7 +126,7 @@ class Fleet:
     async def stop(self) -> None:
         """No gateway any more."""
         self._gateways[-1].send(signal.SIGTERM)
-        await self._gateways[-1].ended()
+        await self._end(self._gateways[-1])
 
     async def replace(self) -> None:
         """The next gateway is there before the last one is told to go."""
@@ -124,7 +134,7 @@ class Fleet:
             old = self._gateways[-1]
             await self.start()
             old.send(signal.SIGTERM)
-            await old.ended()
+            await self._end(old)
 
     async def lose_supervisor(self) -> None:
         """The process that watches the workers is killed, and all is started again."""
@@ -133,7 +143,7 @@ class Fleet:
             old.send(signal.SIGKILL)
             await self.start()
             # Ended is only when its workers have ended, too.
-            await old.ended()
+            await self._end(old)
 
     async def lose_worker(self) -> None:
         """A worker is killed, and there is another."""
@@ -142,6 +152,10 @@ class Fleet:
         os.kill(_children(supervisor)[0], signal.SIGKILL)
         await self._gateways[-1].line(_STARTED)
         self._born = time.monotonic()
+
+    async def _end(self, gateway: Running) -> None:
+        _, out, err = await gateway.ended()
+        self.said += out + err
 
     @contextmanager
     def _spell(self) -> Iterator[None]:

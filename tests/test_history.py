@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from tests.history import WRITES, Call, Fate, LedgerState, Spell, fate
+from tests.history import WRITES, Call, LedgerState, Spell, fate
+from tests.history_calls import Notebook
 from tests.history_checks import violations
-from tests.history_clients import Client, Notebook
+from tests.history_clients import Client
 from tests.history_faults import FaultyProxy, Odds
 from tests.history_world import Fleet, WitnessLedger
 

@@ -1,60 +1,97 @@
 """Gateways with a bug, each of a kind that has cost somebody money: a history shows every one."""
 
 import asyncio
+import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager
+from functools import partial
+from pathlib import Path
 
 import aiohttp
 import pytest
+import structlog
 
-from gateway import cache, ledger, walk
+from gateway import cache, ledger
 from gateway.app import create_app, shared
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.errors import GatewayError, LedgerUnreachable
 from gateway.pages import Page, ReadPage
+from gateway.pages import pages as pages_of
 from gateway.server import listening
 from tests.conftest import config_for
-from tests.history import Rule
+from tests.history import Call, Rule
+from tests.history_calls import Notebook
 from tests.history_checks import violations
-from tests.history_clients import APPETITE, Client, Notebook
+from tests.history_clients import Client
 from tests.history_faults import FaultyProxy, Odds
-from tests.history_world import SETTINGS, WitnessLedger
+from tests.history_world import SETTINGS, Fleet, WitnessLedger
 
+SEED = 1
 CLIENTS = 6
 CALLS = 500
-SEED = 1
 PATIENCE_S = 60.0
-ODDS = Odds(cut=0.03, slow=0.3, late=0.01)
-# The circuit stays closed, so that there is much to be found in few calls.
-SETTINGS_HERE = {**SETTINGS, "BREAKER__FAILURE_RATIO": "1", "LEDGER__MAX_IN_FLIGHT": "50"}
+# In few calls much is to be found: a bad line, short pages, and a circuit that never opens.
+ODDS = Odds(cut=0.04, slow=0.3, late=0.01)
+HERE = {
+    **SETTINGS,
+    "BREAKER__FAILURE_RATIO": "1",
+    "LEDGER__MAX_IN_FLIGHT": "50",
+    "LEDGER__PAGE_SIZE": "10",
+}
+# What is asked for where a bug shows.
+WRITER = {"action": 20, "create": 10, "patch": 15, "delete": 15, "rate": 5, "rates": 5}
+WATCHER = {"action": 5, "create": 2, "patch": 10, "rate": 20, "rates": 30, "own_rows": 20}
+READER = {"action": 30, "all_rows": 30, "own_rows": 20, "order": 20}
 
+Appetite = Mapping[str, int]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
-async def broken_rules(appetite: Mapping[str, int] = APPETITE) -> Counter[Rule]:
-    """How often a history of calls to a gateway in this process breaks which rule."""
-    witness, notebook, over = WitnessLedger(), Notebook(), asyncio.Event()
-    over.set()
+@asynccontextmanager
+async def faulty_ledger(witness: WitnessLedger) -> AsyncIterator[str]:
+    """The address of a ledger behind a bad line."""
+    proxy = partial(FaultyProxy, chance=random.Random(f"{SEED} faults"), odds=ODDS)
     async with (
         asyncio.timeout(PATIENCE_S),
         witness.run() as port,
-        FaultyProxy(port, random.Random(f"{SEED} faults"), ODDS).run() as proxy,
+        proxy(port).run() as line,
     ):
-        settings = {name.lower(): value for name, value in SETTINGS_HERE.items()}
-        config = config_for(proxy.url, **settings)
+        yield line.url
+
+
+async def make_calls(url: str, appetite: Appetite) -> Sequence[Call]:
+    notebook, over = Notebook(hot_rates=3), asyncio.Event()
+    over.set()
+    chances = [random.Random(f"{SEED} client {index}") for index in range(CLIENTS)]
+    clients = [Client(url, notebook, chance, appetite) for chance in chances]
+    await asyncio.gather(*(client.run(CALLS, over) for client in clients))
+    return notebook.calls
+
+
+async def broken_rules(appetite: Appetite) -> Counter[Rule]:
+    """How often a history of calls to a gateway in this process breaks which rule."""
+    witness = WitnessLedger()
+    async with faulty_ledger(witness) as ledger_url:
+        settings = {name.lower(): value for name, value in HERE.items()}
+        config = config_for(ledger_url, **settings)
         gateway = create_app(config, shared(config))
-        async with listening(gateway.api, "127.0.0.1", 0) as api:
-            chances = [random.Random(f"{SEED} client {index}") for index in range(CLIENTS)]
-            url = f"http://127.0.0.1:{api}"
-            clients = [Client(url, notebook, chance, appetite) for chance in chances]
-            await asyncio.gather(*(client.run(CALLS, over) for client in clients))
-    found = violations(notebook.calls, witness.state())
-    return Counter(rule for rule, _ in found)
+        async with listening(gateway.api, "127.0.0.1", 0) as port:
+            calls = await make_calls(f"http://127.0.0.1:{port}", appetite)
+    return Counter(rule for rule, _ in violations(calls, witness.state()))
 
 
-async def test_without_a_bug_every_call_is_explained() -> None:
-    assert await broken_rules() == {}
+@pytest.fixture(autouse=True)
+def quiet() -> None:
+    """A gateway in this process that logs nothing."""
+    silent = structlog.make_filtering_bound_logger(logging.CRITICAL)
+    structlog.configure(wrapper_class=silent)
+
+
+@pytest.mark.parametrize("appetite", [WRITER, WATCHER, READER], ids=["writes", "watch", "read"])
+async def test_without_a_bug_every_call_is_explained(appetite: Appetite) -> None:
+    assert await broken_rules(appetite) == {}
 
 
 def sends_again(patch: pytest.MonkeyPatch) -> None:
@@ -67,8 +104,7 @@ def sends_again(patch: pytest.MonkeyPatch) -> None:
         try:
             return await send_once(request, handler)
         except ledger._Broken as error:
-            assert isinstance(error.__cause__, aiohttp.ClientError)
-            raise error.__cause__ from None
+            raise error.__cause__ or error from None
 
     patch.setattr(ledger, "_send_once", send)
 
@@ -113,32 +149,26 @@ def tells_of_writes_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def shows_all_rows(patch: pytest.MonkeyPatch) -> None:
     """A user sees everybody's rows of an order."""
-    patch.setattr(walk.rows, "passes", lambda _row, _view: True)
+    patch.setattr("gateway.rows.passes", lambda _row, _view: True)
 
 
 def closes_broken_lists(patch: pytest.MonkeyPatch) -> None:
     """A list that breaks off on the way looks complete."""
-    whole = walk.pages
 
     async def pages(read: ReadPage, cursor: str | None) -> AsyncIterator[Page]:
         begun = False
         try:
-            async for page in whole(read, cursor):
+            async for page in pages_of(read, cursor):
                 begun = True
                 yield page
         except GatewayError:
             if not begun:
                 raise
 
-    patch.setattr(walk, "pages", pages)
-
-
-def mixes_up_callers(patch: pytest.MonkeyPatch) -> None:
-    """Who asks for one rate may get another that was asked for at the same time."""
+    patch.setattr("gateway.walk.pages", pages)
 
 
 WRITER = {"action": 20, "create": 10, "patch": 20, "delete": 20, "rate": 5, "rates": 5}
-READER = {**APPETITE, "all_rows": 20, "own_rows": 20}
 
 
 @pytest.mark.parametrize(
@@ -147,16 +177,42 @@ READER = {**APPETITE, "all_rows": 20, "own_rows": 20}
         (sends_again, WRITER, Rule.RESENT),
         (takes_silence_for_refusal, WRITER, Rule.EFFECT),
         (keeps_the_key, WRITER, Rule.EFFECT),
-        (tells_nobody_of_writes, APPETITE, Rule.STALE),
-        (tells_of_writes_too_early, APPETITE, Rule.STALE),
+        (tells_nobody_of_writes, WATCHER, Rule.STALE),
+        (tells_of_writes_too_early, WATCHER, Rule.STALE),
         (shows_all_rows, READER, Rule.ANSWER),
         (closes_broken_lists, READER, Rule.STALE),
     ],
 )
-async def test_a_gateway_with_a_bug_makes_a_history_that_nothing_explains(
-    monkeypatch: pytest.MonkeyPatch, plant: Plant, appetite: Mapping[str, int], rule: Rule
+async def test_a_bug_makes_a_history_that_nothing_explains(
+    monkeypatch: pytest.MonkeyPatch, plant: Plant, appetite: Appetite, rule: Rule
 ) -> None:
     plant(monkeypatch)
     found = await broken_rules(appetite)
     print(found)
-    assert found[rule]
+    assert found[rule] > 0
+
+
+DEAF_WORKERS = """
+import mmap
+shared = mmap.mmap
+
+def mapped(file, *rest, **options):
+    private = {"flags": mmap.MAP_PRIVATE | mmap.MAP_ANONYMOUS}
+    return shared(file, *rest, **(private if file == -1 else options))
+
+mmap.mmap = mapped
+from gateway.__main__ import main
+raise SystemExit(main())
+"""
+
+
+async def test_workers_that_do_not_hear_of_each_others_writes_make_one(tmp_path: Path) -> None:
+    witness = WitnessLedger()
+    async with faulty_ledger(witness) as ledger_url, AsyncExitStack() as stack:
+        fleet = Fleet(stack, tmp_path, ledger_url, ("-c", DEAF_WORKERS))
+        await fleet.start()
+        calls = await make_calls(fleet.url, WATCHER)
+        await fleet.stop()
+    found = Counter(rule for rule, _ in violations(calls, witness.state()))
+    print(found)
+    assert found[Rule.STALE] > 0
