@@ -1005,7 +1005,15 @@ class Greeter(asyncio.Protocol):
         transport.close()
 
 
-async def test_callers_in_the_queue_of_a_closing_listener_are_taken_out_of_it() -> None:
+def cannot(_listening: socket.socket) -> None:
+    raise OSError("a kernel without filters")
+
+
+@pytest.mark.parametrize("turn_away", [listener._turn_away, cannot], ids=["filter", "no filter"])
+async def test_callers_in_the_queue_of_a_closing_listener_are_taken_out_of_it(
+    monkeypatch: pytest.MonkeyPatch, turn_away: Callable[[socket.socket], None]
+) -> None:
+    monkeypatch.setattr(listener, "_turn_away", turn_away)
     loop = asyncio.get_running_loop()
     ready = socket.create_server(("127.0.0.1", 0))
     # It does not accept, so that whoever connects stays in the kernel's queue.
