@@ -63,7 +63,7 @@ class Ask(NamedTuple):
 class Notebook:
     """What all clients did and know: their calls, and the ids of the newest rates by name."""
 
-    hot_rates: int = 8
+    hot_rates: int = 4
     calls: list[Call] = field(default_factory=list)
     rates: dict[str, str] = field(default_factory=dict)
     writes: int = 0

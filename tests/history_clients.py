@@ -2,7 +2,7 @@
 
 import asyncio
 import random
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from tests.conftest import RATES
@@ -12,8 +12,9 @@ from tests.history_calls import Ask, Caller, Notebook, Who
 USERS = ("dora", "emil", "fay", "gus")
 STAFF = (("root", "admin"), ("settle", "service"))
 CURRENCIES = ("EUR", "USD", "BTC")
+Appetite = Mapping[str, int]
 # How often what is asked for.
-APPETITE: Mapping[str, int] = {
+BUSY: Appetite = {
     "action": 18,
     "create": 5,
     "patch": 18,
@@ -25,27 +26,42 @@ APPETITE: Mapping[str, int] = {
     "order": 4,
     "forbidden": 2,
 }
+# Seldom a write: what is kept lives long enough to be used.
+CALM: Appetite = {
+    "action": 2,
+    "create": 1,
+    "patch": 3,
+    "rate": 40,
+    "rates": 15,
+    "own_rows": 15,
+    "all_rows": 10,
+    "order": 10,
+}
+# After so many calls the mood of all clients changes.
+MOOD_CALLS = 150
 
 
 class Client:
-    """One client; `chance` decides what it asks for, as often as its `appetite` says."""
+    """One client; `chance` decides what it asks for, as often as the appetite of the time says."""
 
     def __init__(
         self,
         base: str,
         notebook: Notebook,
         chance: random.Random,
-        appetite: Mapping[str, int] = APPETITE,
+        appetites: Sequence[Appetite] = (BUSY, CALM),
     ) -> None:
         self._notebook, self._chance = notebook, chance
         self._caller = Caller(base, notebook, chance)
-        self._kinds, self._weights = list(appetite), list(appetite.values())
+        self._appetites = appetites
 
     async def run(self, calls: int, over: asyncio.Event) -> None:
         """Calls until it is over and all clients together have made so many calls."""
         async with self._caller.run():
             while len(self._notebook.calls) < calls or not over.is_set():
-                (kind,) = self._chance.choices(self._kinds, self._weights)
+                mood = len(self._notebook.calls) // MOOD_CALLS % len(self._appetites)
+                appetite = self._appetites[mood]
+                (kind,) = self._chance.choices(list(appetite), list(appetite.values()))
                 await getattr(self, kind)()
 
     # What is asked for.

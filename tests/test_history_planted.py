@@ -4,7 +4,7 @@ import asyncio
 import logging
 import random
 from collections import Counter
-from collections.abc import AsyncIterator, Callable, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
@@ -24,7 +24,7 @@ from tests.conftest import config_for
 from tests.history import Call, Rule
 from tests.history_calls import Notebook
 from tests.history_checks import violations
-from tests.history_clients import APPETITE, Client
+from tests.history_clients import BUSY, Appetite, Client
 from tests.history_faults import FaultyProxy, Odds
 from tests.history_world import SETTINGS, Fleet, WitnessLedger
 
@@ -45,7 +45,6 @@ WRITER = {"action": 20, "create": 15, "patch": 10, "delete": 25, "rate": 5, "rat
 WATCHER = {"action": 4, "create": 2, "patch": 6, "rate": 10, "rates": 50, "own_rows": 25}
 READER = {"action": 30, "all_rows": 30, "own_rows": 20, "order": 20}
 
-Appetite = Mapping[str, int]
 Plant = Callable[[pytest.MonkeyPatch], None]
 
 
@@ -65,7 +64,7 @@ async def make_calls(url: str, appetite: Appetite) -> Sequence[Call]:
     notebook, over = Notebook(hot_rates=3), asyncio.Event()
     over.set()
     chances = [random.Random(f"{SEED} client {index}") for index in range(CLIENTS)]
-    clients = [Client(url, notebook, chance, appetite) for chance in chances]
+    clients = [Client(url, notebook, chance, [appetite]) for chance in chances]
     await asyncio.gather(*(client.run(CALLS, over) for client in clients))
     return notebook.calls
 
@@ -90,7 +89,7 @@ def quiet() -> None:
 
 
 async def test_without_a_bug_every_call_is_explained() -> None:
-    assert await broken_rules(APPETITE) == {}
+    assert await broken_rules(BUSY) == {}
 
 
 def sends_again(patch: pytest.MonkeyPatch) -> None:
