@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import json
 import math
+import re
 from collections import Counter
 from collections.abc import Callable
 from typing import Any
 
 MAX_DEPTH = 64
+MAX_CONTAINERS = 10_000
 MAX_INTEGER_DIGITS = 100
 MAX_SHOWN = 64
 
 _DIGITS_AS_1 = bytes.maketrans(b"0123456789", b"1111111111")
 _TOO_MANY = b"1" * (MAX_INTEGER_DIGITS + 1)
 _NESTING = frozenset({dict, list})
+# A string, also one without an end: whatever it is, it is passed over once.
+_STRING = re.compile(r'"[^"\\]*+(?:\\.[^"\\]*+)*+(?:"|\Z)', re.DOTALL)
 
 
 class MalformedJSON(ValueError):
@@ -40,8 +44,8 @@ def parse(data: bytes) -> object:
 
     Raises MalformedJSON for whatever is not exactly one JSON text in UTF-8 without a BOM, and
     for what RFC 8259 leaves open but no two readers agree on: duplicate keys (DuplicateKey),
-    lone surrogates, NaN and infinities, floats out of range, integers over 100 digits, and
-    nesting deeper than 64.
+    lone surrogates, NaN and infinities, floats out of range, integers over 100 digits, nesting
+    deeper than 64, and more than 10 000 objects and arrays.
     """
     # A call for each integer costs more than all the rest: only where one can be too long.
     suspect = _TOO_MANY in data.translate(_DIGITS_AS_1)
@@ -56,6 +60,7 @@ def parse_with_number_texts(data: bytes) -> object:
 def _read(
     text: str, parse_int: Callable[[str], object], parse_float: Callable[[str], object]
 ) -> object:
+    _check_containers(text)
     try:
         value = json.loads(
             text,
@@ -118,9 +123,19 @@ def _constant(_text: str) -> object:
     raise MalformedJSON("NaN and infinities are not JSON")
 
 
+def _check_containers(text: str) -> None:
+    # Before one is made: a hundred thousand cost the garbage collector more than the reader.
+    if _containers(text) > MAX_CONTAINERS and _containers(_STRING.sub("", text)) > MAX_CONTAINERS:
+        raise MalformedJSON("too many objects and arrays")
+
+
+def _containers(text: str) -> int:
+    return text.count("[") + text.count("{")
+
+
 def _check_depth(text: str, value: Any) -> None:
     # Bounded below any interpreter's stack, so that the answer does not depend on the caller's.
-    if text.count("[") + text.count("{") <= MAX_DEPTH or type(value) not in _NESTING:
+    if _containers(text) <= MAX_DEPTH or type(value) not in _NESTING:
         return
     level = [value]
     for _ in range(MAX_DEPTH):

@@ -182,6 +182,27 @@ def test_width_and_brackets_in_strings_are_not_nesting() -> None:
     assert parse(b'"' + b"[{" * 100 + b'"') == "[{" * 100
 
 
+@pytest.mark.parametrize("inner", ["[]", "{}", '{"":[0]}'])
+def test_objects_and_arrays_are_ten_thousand_at_most(inner: str) -> None:
+    count = inner.count("[") + inner.count("{")
+
+    def wide(containers: int) -> bytes:
+        return ("[" + ",".join([inner] * (containers // count) + ["0"] * 2) + "]").encode()
+
+    parse(wide(9_998))
+    for containers in (10_002, 80_000):
+        with pytest.raises(MalformedJSON):
+            parse(wide(containers))
+
+
+def test_brackets_in_strings_are_not_counted() -> None:
+    text = '[{"\\' * 50_000
+    assert parse(json.dumps({text: [text, text]}).encode()) == {text: [text, text]}
+    for broken in ('"' + '\\"[' * 80_000, '"[\\' + "[" * 80_000 + "\\"):
+        with pytest.raises(MalformedJSON):
+            parse(broken.encode())
+
+
 @pytest.mark.parametrize(
     "data", [b'{"secret":', b'"secret\xff"', b'["secret\\ud800"]', b"[secret]"]
 )
@@ -235,6 +256,7 @@ def test_shown_truncates_and_makes_printable(name: str, fit: str) -> None:
         "0." + "1" * SIZE,
         "1e" + "9" * SIZE,
         '"' + '\\"' * (SIZE // 2),
+        '"' + '\\"[' * (SIZE // 3),
         '["' + "\\ud83d" * (SIZE // 6) + '"]',
         " " * SIZE,
     ],
