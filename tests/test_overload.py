@@ -20,8 +20,11 @@ from gateway.exchange import Ask, Trace
 from tests.conftest import ADMIN, MakeClient, caller, token
 from tests.fakes import FakeLedger
 
-# What the contract asks for is a tenth of a second; a slow machine may take ten times as long.
-AT_ONCE_S = 1.0
+# What half of the callers must be answered in, and, whatever else the machine does, every one.
+AT_ONCE_S = 0.1
+SOON_S = 1.0
+# Longer than a busy machine needs for a crowd, shorter than the time that any call may take.
+NOT_LONG_S = 15.0
 PATIENCE_S = 60.0
 
 
@@ -61,6 +64,42 @@ class Crowd:
         async with self._session.get(self._url, headers=headers) as response:
             body = await response.json()
             return response.status, dict(response.headers), body, time.monotonic() - started
+
+
+class Pulse:
+    """Asks for what needs no ledger, again and again; what it is answered must be right."""
+
+    def __init__(self, gateway: TestClient[Any, Any], crowd: Crowd) -> None:
+        self._gateway = gateway
+        self._crowd = crowd
+        self._over = False
+        self._task = asyncio.create_task(self._beat())
+        self.times: list[float] = []
+
+    async def stopped(self) -> list[float]:
+        self._over = True
+        await self._task
+        return self.times
+
+    async def _beat(self) -> None:
+        while not self._over:
+            status, _, body, took = await self._crowd.ask("known")
+            assert (status, body["api_data"]) == (200, [{"id": "1", "username": "known"}])
+            self.times.append(took)
+            for path in ("/health/live", "/health/ready"):
+                started = time.monotonic()
+                async with self._gateway.get(path) as response:
+                    assert response.status == 200
+                self.times.append(time.monotonic() - started)
+
+
+def in_time(what: str, times: list[float]) -> None:
+    """Half of them within what is promised: that does not depend on what else the machine does."""
+    ordered = sorted(times)
+    half, most = ordered[len(ordered) // 2], ordered[-1]
+    print(f"{what}: half in {half:.4f} s, the slowest in {most:.4f} s")
+    assert half < AT_ONCE_S
+    assert most < SOON_S
 
 
 @pytest.fixture
@@ -130,33 +169,35 @@ async def test_four_hundred_callers_of_a_hanging_ledger(
         "retries_left": 40,
     }
 
+    pulse = Pulse(client, crowd)
     turned_away = [await crowd.ask(f"away{number}") for number in range(100)]
     turned_away += await asyncio.gather(*(crowd.ask(f"crowd{number}") for number in range(100)))
     for status, headers, body, _ in turned_away:
         assert (status, headers["Retry-After"]) == (503, "1")
         assert body["api_message"] == "OVERLOADED"
         assert body["api_data"]["origin"] == "gateway"
-    one_by_one = sorted(took for *_, took in turned_away[:100])
-    print(f"turned away in {one_by_one[50]:.4f} s, the slowest in {one_by_one[-1]:.4f} s")
-    assert one_by_one[-1] < AT_ONCE_S
+    in_time("turned away", [took for *_, took in turned_away[:100]])
 
     assert not any(task.done() for task in held)
     assert hanging.most == 100
-    status, _, body, took = await crowd.ask("known")
-    assert (status, body["api_data"]) == (200, [{"id": "1", "username": "known"}])
-    assert took < AT_ONCE_S
-    for path in ("/health/live", "/health/ready"):
-        assert (await client.get(path)).status == 200
+    assert len(await pulse.stopped()) > 10
+    in_time("cache hits and health", pulse.times)
     report = await (await operators.get("/health")).json()
     assert report["guard"] == guarded.state()
     assert report["ledger"]["reachable"] is True
 
     hanging.free.set()
+    recovered = time.monotonic()
+    while (late := await crowd.ask("late"))[0] == 503:
+        assert time.monotonic() - recovered < SOON_S
+    took = time.monotonic() - recovered
+    print(f"recovered in {took:.4f} s")
+    assert late[0] == 200
+    assert took < SOON_S
     for number, (status, _, body, _) in enumerate(await asyncio.gather(*held)):
         assert status == 200
         assert [row["username"] for row in body["api_data"]] == [f"held{number}"]
     assert hanging.most == 100
-    assert (await crowd.ask("late"))[0] == 200
     state = guarded.state()
     assert (state["circuit"], state["in_flight"], state["waiting"]) == ("closed", 0, 0)
     paths = Counter(call.path for call in ledger.calls)
@@ -259,8 +300,10 @@ class Leaver:
         self.name = name
         self._turns = patience
         self.answer: tuple[int, bytes] | None = None
+        self.took = 0.0
 
     async def visit(self, bearer: str) -> None:
+        started = time.monotonic()
         reader, writer = await asyncio.open_connection(self._host, self._port)
         head = (
             f"GET /ledger HTTP/1.1\r\nHost: gateway\r\nAuthorization: Bearer {bearer}\r\n"
@@ -269,6 +312,7 @@ class Leaver:
         if self._turns is None:
             writer.write(head)
             self.answer = _parsed(await reader.read(), self.name)
+            self.took = time.monotonic() - started
             writer.close()
             await writer.wait_closed()
             return
@@ -301,6 +345,14 @@ async def crowd_of_leavers(
     async with asyncio.timeout(PATIENCE_S):
         await asyncio.gather(*(leaver.visit(bearers[leaver.name]) for leaver in leavers))
     return leavers
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = 1000.0
+
+    def __call__(self) -> float:
+        return self.now
 
 
 KINDS = (Trace, Ask, LedgerCall, LedgerReply)
@@ -352,6 +404,9 @@ async def test_a_thousand_callers_half_of_whom_leave(
     for name, (status, body) in answers.items():
         assert status == 200
         assert json.loads(body)["api_data"] == [{"id": f"row of {name}", "username": name}]
+    slowest = max(leaver.took for leaver in leavers)
+    print(f"the slowest was answered in {slowest:.4f} s")
+    assert slowest < NOT_LONG_S
 
     await until(lambda: len(client.server.runner.server.connections) <= before["connections"])  # type: ignore[operator, union-attr]
     await until(lambda: guard_of(client).state()["in_flight"] == 0)
@@ -361,30 +416,37 @@ async def test_a_thousand_callers_half_of_whom_leave(
 
 
 async def test_crowds_that_come_and_go_take_no_memory_for_good(
-    ledger: FakeLedger,
-    make_client: MakeClient,
+    ledger: FakeLedger, make_client: MakeClient, monkeypatch: pytest.MonkeyPatch
 ) -> None:
+    """Not half a kilobyte of a caller is kept."""
     client = await make_client(
         cache__enabled="false",
         ledger__max_waiting="1000",
         ledger__max_wait_s="60",
         ledger__total_timeout_s="600",
     )
-    rng = random.Random(3)
-    bearers = {f"user{number}": token(f"user{number}") for number in range(50)}
+    clock, rng = Clock(), random.Random(3)
+    monkeypatch.setattr(guard_of(client), "_now", clock)
+    bearers = {f"user{number}": token(f"user{number}") for number in range(80)}
+
+    async def come_and_go() -> int:
+        # What is remembered of the last minute is forgotten between the crowds.
+        clock.now += 120.0
+        await crowd_of_leavers(client, rng, bearers)
+        await until(lambda: guard_of(client).state()["in_flight"] == 0)
+        ledger.calls.clear()
+        gc.collect()
+        return tracemalloc.get_traced_memory()[0]
+
+    for _ in range(2):
+        await come_and_go()
     tracemalloc.start()
     try:
-        sizes = []
-        for _ in range(4):
-            await crowd_of_leavers(client, rng, bearers)
-            await until(lambda: guard_of(client).state()["in_flight"] == 0)
-            ledger.calls.clear()
-            gc.collect()
-            sizes.append(tracemalloc.get_traced_memory()[0])
+        sizes = [await come_and_go() for _ in range(4)]
     finally:
         tracemalloc.stop()
     print(f"bytes kept after each crowd: {sizes}")
-    assert sizes[3] - sizes[1] < 150_000, sizes
+    assert sizes[3] - sizes[1] < 2 * len(bearers) * 500, sizes
 
 
 async def test_callers_who_leave_a_hanging_ledger_hold_their_places_no_longer_than_it_hangs(
@@ -405,14 +467,6 @@ async def test_callers_who_leave_a_hanging_ledger_hold_their_places_no_longer_th
 
 
 # The circuit.
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = 1000.0
-
-    def __call__(self) -> float:
-        return self.now
 
 
 async def test_the_circuit_opens_on_a_failing_ledger_and_a_probe_closes_it(
@@ -442,7 +496,7 @@ async def test_the_circuit_opens_on_a_failing_ledger_and_a_probe_closes_it(
     for _, headers, body, took in answers[19:]:
         assert headers["Retry-After"] == "5"
         assert body["api_data"]["origin"] == "gateway"
-        assert took < AT_ONCE_S
+        assert took < SOON_S
     slowest = max(took for *_, took in answers[19:])
     print(f"turned away by the open circuit, the slowest in {slowest:.4f} s")
 
