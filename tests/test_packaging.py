@@ -22,7 +22,7 @@ ROOT = Path(__file__).parents[1]
 FIXED = {"setup.cfg", "gateway", "schemas", "config.yaml", "tests", "Dockerfile", "README.md"}
 EXPECTED = {
     *(".ci", ".dockerignore", ".gitignore", "CHANGELOG.md", "CONTRIBUTING.md", "LICENSE"),
-    *("Makefile", "pyproject.toml", "requirements.lock", "requirements-test.lock"),
+    *("Makefile", "SECURITY.md", "pyproject.toml", "requirements.lock", "requirements-test.lock"),
 }
 LOCKS = ["requirements.lock", "requirements-test.lock"]
 DOCUMENTS = ["README.md", "CONTRIBUTING.md"]
