@@ -8,7 +8,7 @@ import asyncio
 import re
 import socket
 import struct
-from collections import defaultdict
+from collections import defaultdict, deque
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
@@ -80,7 +80,7 @@ class Exchange:
 
 
 class FaultProxy:
-    """Passes exchanges on; `fault` is what happens to the next one, and is then forgotten."""
+    """Passes exchanges on; `faults` are what happens to the next ones, one each, None for good."""
 
     def __init__(self, host: str, port: int) -> None:
         self._ledger = host, port
@@ -89,7 +89,7 @@ class FaultProxy:
         self._open: dict[asyncio.Task[None], End] = {}
         self._waiting: set[End] = set()
         self._delays: list[Fault] = []
-        self.fault: Fault | None = None
+        self.faults: deque[Fault | None] = deque()
         self.exchanges: list[Exchange] = []
         self.url = ""
 
@@ -142,22 +142,14 @@ class FaultProxy:
             while self._open:
                 await asyncio.wait(list(self._open))
 
-    def _strikes(self, stream: Stream) -> Fault | None:
-        fault = self.fault
-        if fault is None or fault.stream is not stream:
-            return None
-        self.fault = None
-        self._delays += [fault] if fault.kind is Kind.DELAY else []
-        return fault
-
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = gateway = reader, writer
         try:
-            if self.fault is not None and self.fault.offset == ON_ACCEPT:
-                fault = self._strikes(Stream.REQUEST)
-                assert fault is not None
+            fault = self.faults[0] if self.faults else None
+            if fault is not None and fault.offset == ON_ACCEPT:
+                self.faults.popleft()
                 await _break(fault, gateway, gateway)
                 return
             ledger = await asyncio.open_connection(*self._ledger)
@@ -183,36 +175,38 @@ class FaultProxy:
         exchange = Exchange(fresh)
         self.exchanges.append(exchange)
         exchange.request = await _message(gateway[0], first)
-        fault = self._strikes(Stream.REQUEST)
-        exchange.heard = _share(exchange.request, fault)
-        if not await _passed_on(exchange.request, fault, ledger, gateway):
+        fault = self.faults.popleft() if self.faults else None
+        spoils_answer = fault is not None and fault.stream is Stream.ANSWER
+        struck = None if spoils_answer else fault
+        exchange.heard = _share(exchange.request, struck)
+        if not await self._passed_on(exchange.request, struck, ledger, gateway):
             return False
         exchange.heard = len(exchange.request)
         exchange.answer = await _message(ledger[0])
-        fault = self._strikes(Stream.ANSWER)
-        return await _passed_on(exchange.answer, fault, gateway, ledger)
+        struck = fault if spoils_answer else None
+        return await self._passed_on(exchange.answer, struck, gateway, ledger)
+
+    async def _passed_on(self, message: bytes, fault: Fault | None, to: End, other: End) -> bool:
+        """Sends a message as far as its fault lets it; whether the connection is still good."""
+        share = _share(message, fault)
+        to[1].write(message[:share])
+        await to[1].drain()
+        if fault is None:
+            return True
+        if fault.kind is not Kind.DELAY:
+            await _break(fault, to, other)
+            return False
+        self._delays.append(fault)
+        fault.reached.set()
+        await fault.release.wait()
+        to[1].write(message[share:])
+        await to[1].drain()
+        return True
 
 
 def _share(message: bytes, fault: Fault | None) -> int:
     """How much of a message is passed on before anything goes wrong."""
     return len(message) if fault is None else min(fault.offset, len(message))
-
-
-async def _passed_on(message: bytes, fault: Fault | None, to: End, other: End) -> bool:
-    """Sends a message as far as its fault lets it; whether the connection is still good."""
-    share = _share(message, fault)
-    to[1].write(message[:share])
-    await to[1].drain()
-    if fault is None:
-        return True
-    if fault.kind is not Kind.DELAY:
-        await _break(fault, to, other)
-        return False
-    fault.reached.set()
-    await fault.release.wait()
-    to[1].write(message[share:])
-    await to[1].drain()
-    return True
 
 
 async def _break(fault: Fault, to: End, other: End) -> None:

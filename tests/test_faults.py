@@ -8,6 +8,7 @@ import asyncio
 import contextlib
 import itertools
 import json
+import random
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field, replace
@@ -235,14 +236,15 @@ def violations(story: Story) -> list[str]:
         found.append("done at last, and not at the ledger")
     if story.deed.keyed and not story.attempts[-1].succeeded:
         found.append("never done")
-    earlier = 0
+    earlier, heard = 0, False
     for attempt in story.attempts:
-        found += _violations_of(attempt, earlier, story.deed)
+        found += _violations_of(attempt, earlier, heard, story.deed)
         earlier = attempt.times
+        heard = heard or any(exchange.heard_whole for exchange in attempt.exchanges)
     return [f"{story}: {what}" for what in found]
 
 
-def _violations_of(attempt: Attempt, earlier: int, deed: Deed) -> Iterator[str]:
+def _violations_of(attempt: Attempt, earlier: int, heard: bool, deed: Deed) -> Iterator[str]:
     sent = attempt.exchanges
     if len(sent) > 1:
         yield f"sent {len(sent)} times for one call"
@@ -253,6 +255,8 @@ def _violations_of(attempt: Attempt, earlier: int, deed: Deed) -> Iterator[str]:
             yield "an answer that the ledger did not give"
         if attempt.replayed < bool(earlier):
             yield "a repetition that is not told"
+        if attempt.replayed and not heard:
+            yield "told as a repetition, and it was the first"
     elif attempt.code in NOT_SENT:
         if any(exchange.heard_whole for exchange in sent):
             yield "called not sent, and the ledger heard it"
@@ -289,13 +293,22 @@ def _code(response: aiohttp.ClientResponse, text: bytes) -> str | None:
     return str(body.get("code") or body["api_message"])
 
 
-async def tell(bench: Bench, deed: Deed, number: int, fault: Fault, *, fresh: bool) -> Story:
-    """A caller's write meets a fault, and is repeated with its key until it is known to be done."""
+async def tell(
+    bench: Bench, deed: Deed, number: int, fault: Fault, *more: Fault, fresh: bool
+) -> Story:
+    """A caller's write meets a fault, and is repeated with its key until it is known to be done;
+    repetitions may meet more of them.
+    """
     await bench.prepare(fresh=fresh)
-    bench.proxy.fault = fault
-    attempts = [await _spoilt(bench, call(bench, deed, number), fault)]
-    assert fault.reached.is_set(), fault
+    attempts: list[Attempt] = []
     async with asyncio.timeout(PATIENCE_S):
+        for one in (fault, *more):
+            bench.proxy.faults.append(one)
+            asked = call(bench, deed, number, len(attempts))
+            attempts.append(await _spoilt(bench, asked, one))
+            assert one.reached.is_set(), one
+            if attempts[-1].succeeded:
+                break
         while deed.keyed and not attempts[-1].succeeded and attempts[-1].status >= 500:
             attempts.append(await call(bench, deed, number, len(attempts)))
     return Story(deed, number, fault, fresh, attempts)
@@ -473,6 +486,58 @@ async def test_a_write_that_comes_in_two_parts_is_a_write(deed: Deed) -> None:
     assert {len(story.attempts) for story in stories} == {1}
 
 
+# Fault after fault, and many callers at once.
+
+
+def _anywhere(rng: random.Random, lengths: Lengths, *kinds: Kind) -> Fault:
+    return Fault(*rng.choice(list(lengths.everywhere())), rng.choice(kinds))
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_a_write_that_meets_fault_after_fault_is_done_once(seed: int) -> None:
+    rng = random.Random(seed)
+    deeds = [POST, PATCH, replace(DELETE, keyed=True)]
+    lengths = {deed.method: await lengths_of(deed) for deed in deeds}
+    stories = []
+    async with ledger() as server, gateway_to(server) as bench:
+        for number in range(1, 41):
+            add_rate(bench.store, number)
+            deed = rng.choice(deeds)
+            kinds = (Kind.CUT, Kind.RESET, Kind.DELAY)
+            faults = [
+                _anywhere(rng, lengths[deed.method], *kinds) for _ in range(rng.randint(2, 5))
+            ]
+            fresh = rng.random() < 0.5
+            stories.append(await tell(bench, deed, number, *faults, fresh=fresh))
+    complete(stories, bench)
+    assert [one for story in stories for one in violations(story)] == []
+    assert any(len(story.attempts) > 3 for story in stories)
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+async def test_the_writes_of_many_at_once_are_done_once_each(seed: int) -> None:
+    rng = random.Random(seed)
+    lengths = await lengths_of(POST)
+    faults = [_anywhere(rng, lengths, Kind.CUT, Kind.RESET) for _ in range(80)]
+    places = [rng.random() < 0.7 for _ in range(100)]
+
+    async def insist(bench: Bench, number: int) -> Story:
+        attempts = [await call(bench, POST, number)]
+        async with asyncio.timeout(PATIENCE_S):
+            while not attempts[-1].succeeded:
+                attempts.append(await call(bench, POST, number, len(attempts)))
+        return Story(POST, number, faults[0], False, attempts)
+
+    async with ledger() as server, gateway_to(server) as bench:
+        left = iter(faults)
+        bench.proxy.faults.extend(next(left, None) if bad else None for bad in places)
+        stories = await asyncio.gather(*(insist(bench, number) for number in range(1, 51)))
+    complete(stories, bench)
+    assert [one for story in stories for one in violations(story)] == []
+    assert not bench.proxy.faults
+    assert sum(len(story.attempts) for story in stories) > 100
+
+
 # When the ledger certainly did not hear of it.
 
 
@@ -496,7 +561,7 @@ async def test_what_finds_no_place_is_not_sent_and_done_later() -> None:
     fault = Fault(Stream.ANSWER, 10, Kind.DELAY)
     crowded = {"ledger__max_in_flight": "1", "ledger__max_waiting": "0"}
     async with ledger() as server, gateway_to(server, **crowded) as bench:
-        bench.proxy.fault = fault
+        bench.proxy.faults.append(fault)
         slow = asyncio.create_task(call(bench, POST, 1))
         await fault.reached.wait()
         attempts = [await call(bench, POST, 2)]
@@ -515,9 +580,10 @@ async def test_an_open_circuit_sends_nothing_and_all_is_done_once_when_it_closes
         bench.guarded._now = lambda: now
         stories = []
         for number in range(1, 9):
-            bench.proxy.fault = fault = Fault(Stream.ANSWER, 10, Kind.RESET)
+            fault = Fault(Stream.ANSWER, 10, Kind.RESET)
+            bench.proxy.faults.append(fault)
             stories.append(Story(POST, number, fault, True, [await call(bench, POST, number)]))
-        bench.proxy.fault = None
+        bench.proxy.faults.clear()
         now += 5.0
         for story in stories:
             story.attempts.append(await call(bench, POST, story.number, attempt=1))
@@ -600,7 +666,7 @@ async def read(bench: Bench, number: int, fault: Fault, *, fresh: bool) -> Readi
     """A caller's read meets a fault, and is repeated once."""
     add_rate(bench.store, number)
     await bench.prepare(fresh=fresh)
-    bench.proxy.fault = fault
+    bench.proxy.faults.append(fault)
     first = await _spoilt(bench, _get(bench, number, 0), fault)
     status, _, body = await _get(bench, number, 1)
     return Reading(fault, fresh, dumped(_rate(bench.store, number)), *first, (status, body))

@@ -32,7 +32,7 @@ from tests.conftest import (
 )
 from tests.fakes import FakeLedger
 from tests.faulty import Act, FaultyLedger, closes, reply, resets, sends
-from tests.proxy import Fault, FaultProxy, Kind, Stream
+from tests.proxy import PATIENCE_S, Fault, FaultProxy, Kind, Stream
 from tests.test_overload import until
 
 Client = TestClient[Any, Any]
@@ -110,7 +110,7 @@ async def test_the_same_key_with_another_body_is_refused_at_once(desk: Desk) -> 
     await desk.ledger.asked(1)
     for body in (b'{"a":2}', b"", None):
         with pytest.raises(KeyReused):
-            await desk.start(replace(CALL, body=body))
+            await asyncio.wait_for(desk.start(replace(CALL, body=body)), PATIENCE_S)
     await desk.ledger.asked(1)
     desk.ledger.answers[0].set_result(_reply())
     assert await first == (_reply(), False)
@@ -121,7 +121,7 @@ async def test_a_key_without_a_body_is_reused_by_one_with_a_body(desk: Desk) -> 
     second = desk.start(replace(CALL, body=None))
     await desk.ledger.asked(1)
     with pytest.raises(KeyReused):
-        await desk.start()
+        await asyncio.wait_for(desk.start(), PATIENCE_S)
     desk.ledger.answers[0].set_result(_reply())
     assert [(await task)[1] for task in (first, second)] == [False, True]
 
@@ -526,7 +526,7 @@ async def test_the_gateway_ends_when_the_writes_of_those_who_left_have_ended(
     await _leave(client, case, lambda: len(ledger.calls) == 1)
     # They are gone; the write is a task of nobody's.
     ending = asyncio.create_task(client.close())
-    await waiting.wait()
+    await asyncio.wait_for(waiting.wait(), PATIENCE_S)
     for _ in range(20):
         await asyncio.sleep(0)
     assert not ending.done()
@@ -538,7 +538,7 @@ async def test_the_gateway_ends_when_the_writes_of_those_who_left_have_ended(
 async def test_a_write_that_its_caller_left_is_replayed_to_whoever_repeats_it_later() -> None:
     fault = Fault(Stream.ANSWER, 100, Kind.DELAY)
     async with _ledger_behind_proxy() as (store, proxy), _gateway_to(proxy.url) as client:
-        proxy.fault = fault
+        proxy.faults.append(fault)
         await _leave(client, WRITES[0], fault.reached.is_set)
         fault.release.set()
         await until(lambda: proxy.kept == 1)
