@@ -174,7 +174,7 @@ class FaultProxy:
             self._waiting.discard(gateway)
         exchange = Exchange(fresh)
         self.exchanges.append(exchange)
-        exchange.request = await _message(gateway[0], first)
+        exchange.request = await message(gateway[0], first)
         fault = self.faults.popleft() if self.faults else None
         spoils_answer = fault is not None and fault.stream is Stream.ANSWER
         struck = None if spoils_answer else fault
@@ -182,7 +182,7 @@ class FaultProxy:
         if not await self._passed_on(exchange.request, struck, ledger, gateway):
             return False
         exchange.heard = len(exchange.request)
-        exchange.answer = await _message(ledger[0])
+        exchange.answer = await message(ledger[0])
         struck = fault if spoils_answer else None
         return await self._passed_on(exchange.answer, struck, gateway, ledger)
 
@@ -231,8 +231,8 @@ async def _close(writer: asyncio.StreamWriter) -> None:
         await writer.wait_closed()
 
 
-async def _message(reader: asyncio.StreamReader, start: bytes = b"") -> bytes:
-    """One request or answer, head and body; all that pass here say how long they are."""
+async def message(reader: asyncio.StreamReader, start: bytes = b"") -> bytes:
+    """One request or answer, head and body, of those that say how long they are."""
     head = start + await reader.readuntil(b"\r\n\r\n")
     length = _LENGTH.search(head)
     return head + await reader.readexactly(int(length[1]) if length else 0)
