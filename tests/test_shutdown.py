@@ -291,17 +291,22 @@ async def test_two_workers_that_are_told_to_stop_under_load_lose_no_request(
     assert took < DRAIN_S + SHUTDOWN_S
 
 
-MORE_SIGNALS = [(), (signal.SIGTERM,), (signal.SIGINT, signal.SIGTERM, signal.SIGINT)]
+# How many processes, and what they are sent after the first signal.
+STOPS: list[tuple[int, tuple[signal.Signals, ...]]] = [
+    (2, ()),
+    (1, (signal.SIGTERM,)),
+    (2, (signal.SIGINT, signal.SIGTERM, signal.SIGINT)),
+]
 
 
-@pytest.mark.parametrize("more", MORE_SIGNALS, ids=["once", "twice", "impatiently"])
+@pytest.mark.parametrize(("workers", "more"), STOPS, ids=["once", "alone", "impatiently"])
 async def test_writes_that_a_slow_ledger_is_at_are_finished_and_answered(
-    place: Place, book: Book, more: tuple[signal.Signals, ...]
+    place: Place, book: Book, workers: int, more: tuple[signal.Signals, ...]
 ) -> None:
     """Whoever sends another signal while the gateway is going away changes nothing."""
     book.open.clear()
     keys = {f"slow{number}" for number in range(20)}
-    async with place.serving() as running:
+    async with place.serving(workers) as running:
         assert (await once(place.port, READY)).status == 200
         writes = [asyncio.create_task(once(place.port, writing(key))) for key in sorted(keys)]
         await book.writes(20)
@@ -318,7 +323,7 @@ async def test_writes_that_a_slow_ledger_is_at_are_finished_and_answered(
     assert [(answer.status, answer.is_last) for answer in answers] == [(201, True)] * 20
     assert book.entries == Counter(keys)
     assert (status, err) == (0, "")
-    assert out.count('"stopped"') == 2
+    assert out.count('"stopped"') == workers
 
 
 async def test_restarts_one_after_the_other_on_one_port_refuse_nobody_and_lose_nothing(

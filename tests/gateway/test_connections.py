@@ -164,6 +164,12 @@ class Served:
 Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
+@pytest.fixture(autouse=True)
+def near_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nobody here is so far away that a handshake takes long."""
+    monkeypatch.setattr(listener, "_HANDSHAKE_S", 0.005)
+
+
 @pytest.fixture
 def serve(ledger: FakeLedger) -> Serve:
     """`serve(head_timeout_s=0.2, server__body_timeout_s="0.2")`: limits, then settings."""
@@ -256,6 +262,11 @@ async def test_a_silent_connection_is_closed_when_it_has_been_idle_long_enough(
         assert await one.rest() == b""
         assert time.monotonic() - begun < PATIENCE_S / 2
     assert len(ledger.calls) == 2
+
+
+def test_nobody_who_does_not_ask_for_it_waits_longer_than_half_a_minute_for_a_head() -> None:
+    assert config_for("http://127.0.0.1").server.head_timeout_s <= 30
+    assert connections.DEFAULTS.head_timeout_s <= 30
 
 
 # Slow bodies.

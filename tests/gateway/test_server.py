@@ -5,6 +5,7 @@ import re
 import signal
 import socket
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
@@ -157,7 +158,9 @@ async def test_what_does_not_finish_in_time_is_cut(
     async with serving(ledger.url, server__shutdown_timeout_s="0.01") as running:
         read = asyncio.create_task(whole(session, f"{running.api}/ledger"))
         await asyncio.wait_for(asked.wait(), 10)
+        begun = time.monotonic()
         signal.raise_signal(signal.SIGTERM)
+    assert time.monotonic() - begun < 1.5
     with pytest.raises(aiohttp.ClientError):
         await read
     leaving.set()
