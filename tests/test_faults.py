@@ -800,6 +800,36 @@ async def test_after_a_write_that_met_a_fault_a_read_is_what_the_ledger_has(deed
     assert await truths(deed, places) == []
 
 
+@pytest.mark.parametrize("stream", list(Stream))
+@pytest.mark.parametrize("deed", [PATCH, DELETE], ids=lambda deed: deed.method)
+async def test_what_was_read_while_a_write_was_under_way_is_not_kept(
+    deed: Deed, stream: Stream
+) -> None:
+    for number, found in enumerate(await read_between(deed, stream)):
+        old, new, truth = found
+        assert (old.status, new.status) == (200, 200), number
+        assert new.body == truth
+        assert (old.body == new.body) == (stream is Stream.ANSWER)
+
+
+async def read_between(deed: Deed, stream: Stream) -> list[tuple[Heard, Heard, bytes]]:
+    """What is read while a write waits, what is read after it, and what is right then."""
+    found = []
+    async with ledger() as server, gateway_to(server, **CACHED) as bench:
+        for number in range(10):
+            add_rate(bench.store, number)
+            fault = Fault(stream, number * 10, Kind.DELAY)
+            bench.proxy.faults.append(fault)
+            writing = asyncio.create_task(call(bench, deed, number))
+            await asyncio.wait_for(fault.reached.wait(), PATIENCE_S)
+            between = await _get(bench, number, 1)
+            fault.release.set()
+            assert (await writing).succeeded
+            after = await _get(bench, number, 2)
+            found.append((between, after, dumped(_rate(bench.store, number))))
+    return found
+
+
 # The tests of the tests: each of these gateways is wrong, and is found out.
 
 Plant = Callable[[pytest.MonkeyPatch], None]
@@ -976,3 +1006,5 @@ async def test_a_gateway_that_forgets_nothing_is_found_out(
     places = some(await lengths_of(deed), Kind.CUT, 97)
     remembers_too_well(monkeypatch)
     assert await truths(deed, places) != []
+    between = await read_between(deed, Stream.REQUEST)
+    assert all(new.body != truth for _, new, truth in between)

@@ -31,7 +31,7 @@ from tests.conftest import (
     config_for,
 )
 from tests.fakes import FakeLedger
-from tests.faulty import Act, FaultyLedger, closes, reply, resets, sends
+from tests.faulty import Act, FaultyLedger, closes, reply, resets, sends, sends_apart
 from tests.proxy import PATIENCE_S, Fault, FaultProxy, Kind, Stream
 from tests.test_overload import until
 
@@ -652,20 +652,63 @@ async def test_a_write_that_crosses_the_end_of_its_connection_is_seen_once_at_mo
     assert "done" in outcomes
 
 
+class Babbler:
+    """A ledger that says something unasked, on a connection that is kept, when `speak` is set."""
+
+    def __init__(self) -> None:
+        self.speak, self.spoken = asyncio.Event(), asyncio.Event()
+
+    async def act(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        """Answers, and answers again."""
+        await sends(reply(b"[1]"))(reader, writer)
+        await self.speak.wait()
+        await sends_apart(reply(b"[666]", "201 Created"))(reader, writer)
+        self.spoken.set()
+
+    async def babble(self) -> None:
+        """Returns when it is said, and could be heard."""
+        self.speak.set()
+        await asyncio.wait_for(self.spoken.wait(), PATIENCE_S)
+
+
 @pytest.mark.parametrize("method", METHODS)
 async def test_a_write_that_finds_an_answer_lying_there_goes_over_another_connection(
     faulty: FaultyLedger, method: str
 ) -> None:
-    write = replace(CALL, method=method)
+    babbler = Babbler()
     async with _client_of(faulty) as send:
-        for _ in range(3):
-            faulty.plays(
-                sends(reply(b"[1]") + reply(b"[666]", "201 Created")), sends(reply(b"[2]"))
-            )
-            faulty.hits.clear()
-            assert (await send(READ)).body == b"[1]"
-            assert (await send(write)).body == b"[2]"
-            assert _methods(faulty) == ["GET", method]
+        faulty.plays(babbler.act, sends(reply(b"[2]")))
+        assert (await send(READ)).body == b"[1]"
+        await babbler.babble()
+        assert (await send(replace(CALL, method=method))).body == b"[2]"
+    assert _methods(faulty) == ["GET", method]
+    assert faulty.connections == 2
+
+
+@pytest.mark.parametrize("method", METHODS)
+async def test_a_write_that_finds_an_answer_lying_there_and_no_other_connection_is_not_sent(
+    method: str,
+) -> None:
+    babbler, taken = Babbler(), []
+
+    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        taken.append(await reader.readuntil(b"\r\n\r\n"))
+        await babbler.act(reader, writer)
+        taken.append(await reader.read())
+        writer.close()
+
+    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    settings = config_for(f"http://127.0.0.1:{server.sockets[0].getsockname()[1]}").ledger
+    client = LedgerClient(settings)
+    async with client.run():
+        assert (await client.send(READ, 10.0)).body == b"[1]"
+        server.close()
+        await babbler.babble()
+        with pytest.raises(LedgerUnreachable):
+            await client.send(replace(CALL, method=method), 10.0)
+        await until(lambda: len(taken) == 2)
+    await server.wait_closed()
+    assert taken[1] == b"", "nothing was sent on the kept connection"
 
 
 async def test_a_write_to_nobody_is_not_sent() -> None:
