@@ -14,11 +14,13 @@ from gateway import status
 from gateway.authn import Authenticator, read_key_set
 from gateway.breaker import BreakerRules
 from gateway.bulkhead import BulkheadRules
-from gateway.cache import CachedLedger, Generations, bounded_memo
+from gateway.cache import CachedLedger, bounded_memo
 from gateway.config import Auth, Config
 from gateway.cursors import CursorSigner, signing_key
 from gateway.edge import ask_of, is_last, respond, stamp
 from gateway.endpoints import ENDPOINTS, Api, Endpoint
+from gateway.freshness import Lifetime
+from gateway.generations import Generations
 from gateway.guard import GuardedLedger, GuardRules
 from gateway.health import Health
 from gateway.key_set import KEY_SET_TIMEOUT_S, MAX_KEY_SET_BYTES, KeySet, KeySetRules
@@ -125,10 +127,17 @@ def guard_rules(config: Config) -> GuardRules:
 
 
 def _rules(config: Config) -> Rules:
+    cache = config.cache
     return Rules(
         hidden_fields=frozenset(config.visibility.hidden_fields),
         page_size=config.ledger.page_size,
-        ttl={Api.LEDGER: config.cache.ledger_ttl_s, Api.RATES: config.cache.rates_ttl_s},
+        lifetimes={
+            Api.LEDGER: Lifetime(cache.ledger_ttl_s, max_stale_s=cache.max_stale_s),
+            # An old price with its age beats none.
+            Api.RATES: Lifetime(
+                cache.rates_ttl_s, cache.rates_ttl_s / 2, cache.max_stale_s, cache.max_stale_s
+            ),
+        },
     )
 
 

@@ -7,29 +7,29 @@ fetch that began before a write fills the cache with the old state. The only fil
 """
 
 import asyncio
-import mmap
-import secrets
 import time
-import zlib
-from collections.abc import Callable, MutableMapping
+from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
-from typing import Any, Generic, TypeVar
+from typing import Any, TypeVar
 
 import cachetools
 
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.config import Cache
-from gateway.errors import LedgerBroken
+from gateway.errors import GatewayError, LedgerBroken
+from gateway.freshness import NO_WISHES, Lifetime, Use, Wishes, allowed, use_of
+from gateway.generations import Generations
 from gateway.guard import GuardedLedger
+from gateway.kept import Found, Kept, Outcome, Reading
 from gateway.rows import UnreadableBody
 
 # What an entry costs beside its body, and each row of it, in bytes.
 _OVERHEAD = 1024
 _ROW_OVERHEAD = 160
-_SLOTS = 1 << 16
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
-Parse = Callable[[bytes], Any]
+Parse = Callable[[bytes], Awaitable[Any]]
+Flight = asyncio.Task[tuple[Reading[Any], Kept | None]]
 V = TypeVar("V")
 
 
@@ -37,51 +37,6 @@ def bounded_memo(size: int) -> MutableMapping[Any, Any]:
     """A mapping that forgets what was used longest ago, beyond `size` items."""
     # An LRU of no size raises on every item; items that live no time are forgotten at once.
     return cachetools.LRUCache(maxsize=size) if size else cachetools.TTLCache(maxsize=1, ttl=0)
-
-
-class Generations:
-    """A number per tag that changes with every bump; shared with processes forked later.
-
-    Tags share a slot when their hashes meet: that costs a refetch, never a stale reply.
-    """
-
-    def __init__(self) -> None:
-        self._slots = memoryview(mmap.mmap(-1, _SLOTS * 8)).cast("Q")
-
-    def of(self, tag: str) -> int:
-        """The tag's generation."""
-        return int(self._slots[_slot(tag)])
-
-    def bump(self, tag: str) -> None:
-        """Gives the tag a generation that it never had."""
-        self._slots[_slot(tag)] = secrets.randbits(64)
-
-
-@dataclass(frozen=True, slots=True)
-class Reading(Generic[V]):
-    """What the ledger answered to a read: a reply without its body, and the body as it was read.
-
-    `value` is None for a refusal. `size` is what it takes to keep it, in bytes.
-    """
-
-    reply: LedgerReply
-    value: V | None
-    size: int
-
-
-@dataclass(frozen=True, slots=True)
-class _Entry:
-    reading: Reading[Any]
-    generation: int
-    ttl: float
-
-
-@dataclass(slots=True)
-class Counters:
-    """How often the cache knew the answer."""
-
-    hits: int = 0
-    misses: int = 0
 
 
 class CachedLedger:
@@ -95,44 +50,37 @@ class CachedLedger:
         now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._ledger = ledger
-        self._settings = settings
         self._generations = generations
-        self._entries: cachetools.TLRUCache[Key, _Entry] = cachetools.TLRUCache(
+        self._now = now
+        self._entries: cachetools.TLRUCache[Key, Kept] = cachetools.TLRUCache(
             maxsize=settings.max_bytes if settings.enabled else 0,
-            ttu=lambda _key, entry, at: at + entry.ttl,
+            ttu=lambda _key, kept, at: at + kept.lifetime.kept_s,
             timer=now,
-            getsizeof=lambda entry: entry.reading.size,
+            getsizeof=lambda kept: kept.reading.size,
         )
-        self._flights: dict[tuple[Key, int], asyncio.Task[Reading[Any]]] = {}
-        self.counters = Counters()
+        self._flights: dict[tuple[Key, int], Flight] = {}
+        self._counts = dict.fromkeys(Outcome, 0)
 
     async def read(
         self,
         call: LedgerCall,
-        parse: Callable[[bytes], V],
+        parse: Callable[[bytes], Awaitable[V]],
         tag: str,
-        ttl: float,
-        *,
-        fresh: bool = False,
-    ) -> tuple[Reading[V], bool]:
-        """The answer to a GET, and whether it was known.
+        lifetime: Lifetime,
+        wish: Wishes = NO_WISHES,
+    ) -> Found[V]:
+        """The answer to a GET.
 
         `parse` reads its body, or raises `UnreadableBody`: then this raises `LedgerBroken` and
         nothing is kept. Raises what `GuardedLedger.send` does.
 
-        Callers who ask the same at once share one call, which outlives any of them. `fresh` asks
-        the ledger, whatever is known or under way.
+        Callers who ask the same at once share one call, which outlives any of them; one who wishes
+        no kept answer gets a call begun for them.
         """
-        key, generation = (call.path, call.query), self._generations.of(tag)
-        entry = None if fresh else self._entries.get(key)
-        if entry is not None and entry.generation == generation:
-            self.counters.hits += 1
-            return entry.reading, True
-        self.counters.misses += 1
-        flight = self._flights.get((key, generation))
-        if flight is None or fresh:
-            flight = self._take_off(call, parse, key, generation, ttl)
-        return await asyncio.shield(flight), False
+        generation = self._generations.of(tag)
+        found = await self._read(_Fetch(call, parse, tag, lifetime, generation), wish)
+        self.count(found.outcome)
+        return found
 
     async def write(self, call: LedgerCall, tag: str) -> LedgerReply:
         """The reply to a write, sent at most once. Raises what `GuardedLedger.send` does."""
@@ -143,55 +91,133 @@ class CachedLedger:
             # Also after a failure: the write may have been carried out.
             self._generations.bump(tag)
 
+    def age_if_fresh(self, kept: Kept) -> float | None:
+        """The age of an entry that may be used at this moment, whatever is known of the caller."""
+        age = self._now() - kept.at
+        fresh = age < kept.lifetime.fresh_s and self._generations.of(kept.tag) == kept.generation
+        return age if fresh else None
+
+    def count(self, outcome: Outcome) -> None:
+        """Notes how an answer was come by."""
+        self._counts[outcome] += 1
+
     def statistics(self) -> dict[str, int]:
-        """Entries, bytes, hits and misses so far."""
+        """Entries, bytes, and answers so far by how they were come by."""
         return {
             "entries": len(self._entries),
             "bytes": int(self._entries.currsize),
-            "hits": self.counters.hits,
-            "misses": self.counters.misses,
+            "hits": self._counts[Outcome.HIT],
+            "stale": self._counts[Outcome.STALE],
+            "misses": self._counts[Outcome.MISS],
         }
 
-    def _take_off(
-        self, call: LedgerCall, parse: Parse, key: Key, generation: int, ttl: float
-    ) -> asyncio.Task[Reading[Any]]:
-        """Starts a fetch; a read that begins after a write never joins one from before it."""
-        flight = asyncio.create_task(self._fetch(call, parse, key, generation, ttl))
-        self._flights[key, generation] = flight
+    async def _read(self, fetch: "_Fetch", wish: Wishes) -> Found[Any]:
+        kept = self._entries.get(fetch.key)
+        if kept is not None and kept.generation != fetch.generation:
+            kept = None
+        use = self._use(kept, wish)
+        if kept is not None and use in (Use.FRESH, Use.REVALIDATED):
+            if use is Use.REVALIDATED:
+                self._joined(fetch)
+            return self._found(kept, Outcome.HIT)
+        flight = self._flight(fetch, wish)
+        try:
+            reading, stored = await asyncio.shield(flight)
+        except GatewayError:
+            if kept is None or not self._tides_over(kept, wish):
+                raise
+            return self._found(kept, Outcome.STALE)
+        if reading.reply.status == 503 and kept is not None and self._tides_over(kept, wish):
+            return self._found(kept, Outcome.STALE)
+        return Found(reading, Outcome.MISS, kept=stored, forwarded=_reason(kept, wish))
 
-        def land(task: asyncio.Task[Reading[Any]]) -> None:
-            if self._flights.get((key, generation)) is task:
-                del self._flights[key, generation]
-            # Retrieved here, too: everybody who waited may have left.
-            if not task.cancelled():
-                task.exception()
+    def _use(self, kept: Kept | None, wish: Wishes) -> Use:
+        return Use.NONE if kept is None else use_of(self._now() - kept.at, kept.lifetime, wish)
+
+    def _tides_over(self, kept: Kept, wish: Wishes) -> bool:
+        """Whether an old entry may be used because the ledger has failed."""
+        unchanged = self._generations.of(kept.tag) == kept.generation
+        return unchanged and self._use(kept, wish) is not Use.NONE
+
+    def _found(self, kept: Kept, outcome: Outcome) -> Found[Any]:
+        age = self._now() - kept.at
+        return Found(kept.reading, outcome, age, kept.lifetime.fresh_s - age, kept)
+
+    def _flight(self, fetch: "_Fetch", wish: Wishes) -> Flight:
+        if wish.no_store:
+            return self._task(replace(fetch, lifetime=Lifetime(0.0)))
+        return self._take_off(fetch) if wish.no_cache else self._joined(fetch)
+
+    def _joined(self, fetch: "_Fetch") -> Flight:
+        """The fetch under way, or one begun; a read that begins after a write never joins one from
+        before it.
+        """
+        return self._flights.get(fetch.name) or self._take_off(fetch)
+
+    def _take_off(self, fetch: "_Fetch") -> Flight:
+        flight = self._flights[fetch.name] = self._task(fetch)
+
+        def land(task: Flight) -> None:
+            if self._flights.get(fetch.name) is task:
+                del self._flights[fetch.name]
 
         flight.add_done_callback(land)
         return flight
 
-    async def _fetch(
-        self, call: LedgerCall, parse: Parse, key: Key, generation: int, ttl: float
-    ) -> Reading[Any]:
-        reading = _read(await self._ledger.send(call), parse)
+    def _task(self, fetch: "_Fetch") -> Flight:
+        task = asyncio.create_task(self._fetched(fetch))
+        # An exception is retrieved here, too: everybody who waited may have left.
+        task.add_done_callback(lambda done: done.cancelled() or done.exception())
+        return task
+
+    async def _fetched(self, fetch: "_Fetch") -> tuple[Reading[Any], Kept | None]:
+        reading = await _reading(await self._ledger.send(fetch.call), fetch.parse)
+        lifetime = allowed(fetch.lifetime, reading.reply.cache_control)
         # Overtaken by a fresh one, it may be older than what is known.
-        latest = self._flights.get((key, generation)) is asyncio.current_task()
-        keep = reading.reply.is_success and ttl > 0 and latest
-        if keep and reading.size <= self._entries.maxsize:
-            self._entries[key] = _Entry(reading, generation, ttl)
-        return reading
+        latest = self._flights.get(fetch.name) is asyncio.current_task()
+        keep = reading.reply.is_success and lifetime.fresh_s > 0 and latest
+        if not keep or reading.size > self._entries.maxsize:
+            return reading, None
+        kept = Kept(reading, fetch.tag, fetch.generation, self._now(), lifetime)
+        self._entries[fetch.key] = kept
+        return reading, kept
 
 
-def _slot(tag: str) -> int:
-    return zlib.crc32(tag.encode()) % _SLOTS
+@dataclass(frozen=True, slots=True)
+class _Fetch:
+    """One read that the ledger may be asked for, and the generation of its tag when it began."""
+
+    call: LedgerCall
+    parse: Parse
+    tag: str
+    lifetime: Lifetime
+    generation: int
+
+    @property
+    def key(self) -> Key:
+        return self.call.path, self.call.query
+
+    @property
+    def name(self) -> tuple[Key, int]:
+        """What reads have in common that may share one call."""
+        return self.key, self.generation
 
 
-def _read(reply: LedgerReply, parse: Parse) -> Reading[Any]:
+def _reason(kept: Kept | None, wish: Wishes) -> str:
+    """Why the ledger was asked (RFC 9211 section 2.2)."""
+    if wish.no_cache or wish.no_store:
+        return "request"
+    return "uri-miss" if kept is None else "stale"
+
+
+async def _reading(reply: LedgerReply, parse: Parse) -> Reading[Any]:
     if not reply.is_success:
         return Reading(reply, None, 0)
     try:
-        value = parse(reply.body)
+        value = await parse(reply.body)
     except UnreadableBody as error:
         raise LedgerBroken("The ledger's answer cannot be read.") from error
     rows = reply.body.count(b'"username"')
-    size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD
+    # Twice the body: once as it came, and once in all the views that are made of it.
+    size = 2 * len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD
     return Reading(replace(reply, body=b""), value, size)

@@ -36,7 +36,8 @@ class LedgerCall:
 class LedgerReply:
     """What the ledger answered: a success, or a refusal that the caller may see.
 
-    `retry_after` and `elapsed` are in seconds; `next_cursor` is the ledger's own.
+    `retry_after` and `elapsed` are in seconds; `next_cursor` is the ledger's own; `cache_control`
+    are its `Cache-Control` headers.
     """
 
     status: int
@@ -45,6 +46,7 @@ class LedgerReply:
     replayed: bool = False
     retry_after: int | None = None
     elapsed: float = 0.0
+    cache_control: tuple[str, ...] = ()
 
     @property
     def is_success(self) -> bool:

@@ -123,6 +123,7 @@ class Cache:
     max_bytes: int
     rates_ttl_s: float
     ledger_ttl_s: float
+    max_stale_s: float
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,8 @@ from gateway.errors import (
     RequestTimeout,
 )
 from gateway.exchange import Answer, Ask, Trace
+from gateway.kept import Outcome
+from gateway.representations import Representation, matches
 
 TRACE = web.RequestKey("trace", Trace)
 
@@ -23,7 +25,7 @@ _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "Content-Type": "application/json",
     "Cache-Control": "private, no-cache",
-    "Vary": "Authorization, username",
+    "Vary": "Authorization, username, Accept-Encoding",
 }
 
 
@@ -49,6 +51,8 @@ def ask_of(request: web.Request, body_timeout_s: float) -> Ask:
 async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
     """The response for an answer; one in chunks is sent here."""
     headers = {**_HEADERS, **answer.headers}
+    if isinstance(answer.body, Representation):
+        return await _represented(request, answer.body, headers)
     if isinstance(answer.body, bytes):
         if answer.status == 204:
             del headers["Content-Type"]
@@ -60,10 +64,29 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
     return response
 
 
+async def _represented(
+    request: web.Request, representation: Representation, headers: dict[str, str]
+) -> web.Response:
+    """The representation in the coding that suits the caller; nothing of it if they have it."""
+    coding, body = await representation.chosen(request.headers.getall("Accept-Encoding", []))
+    headers["ETag"] = representation.tag(coding)
+    if matches(headers["ETag"], request.headers.getall("If-None-Match", [])):
+        return web.Response(status=304, headers=headers)
+    if coding != "identity":
+        headers["Content-Encoding"] = coding
+    request[TRACE].bytes_sent = len(body)
+    return web.Response(body=body, headers=headers)
+
+
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     """Puts on every answer, just before it is sent, the headers that every answer has."""
-    response.headers.update(request[TRACE].headers)
-    response.headers["X-Request-Id"] = request[TRACE].request_id
+    trace = request[TRACE]
+    if trace.found is not None and response.status in (200, 304):
+        response.headers["Cache-Status"] = trace.found.cache_status()
+        if trace.found.outcome is not Outcome.MISS:
+            response.headers["Age"] = str(int(trace.found.age))
+    response.headers.update(trace.headers)
+    response.headers["X-Request-Id"] = trace.request_id
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Server"] = "ledger-gateway"
 

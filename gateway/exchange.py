@@ -2,10 +2,13 @@
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
+from typing import Any
 
 from multidict import CIMultiDictProxy
 
 from gateway.authz import Principal
+from gateway.kept import Found
+from gateway.representations import Representation
 
 
 @dataclass(slots=True)
@@ -21,12 +24,17 @@ class Trace:
     route: str = "unmatched"
     principal: Principal | None = None
     ledger_time: float = 0.0
-    cache: str = "none"
+    found: Found[Any] | None = None
     rows_dropped: int = 0
     bytes_sent: int = 0
     code: str | None = None
     aborted: bool = False
     headers: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def cache(self) -> str:
+        """How the answer was come by, where that is a question."""
+        return str(self.found.outcome) if self.found is not None else "none"
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,8 +50,11 @@ class Ask:
 
 @dataclass(frozen=True, slots=True)
 class Answer:
-    """One answer; a body in chunks may fail on the way, and must then not look complete."""
+    """One answer: what was written, what is there to read, or that in chunks.
+
+    Chunks may fail on the way; the answer must then not look complete.
+    """
 
     status: int
-    body: bytes | AsyncIterator[bytes]
+    body: bytes | Representation | AsyncIterator[bytes]
     headers: Mapping[str, str] = field(default_factory=dict)

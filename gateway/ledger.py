@@ -269,6 +269,7 @@ def _reply(response: aiohttp.ClientResponse, body: bytes, elapsed: float) -> Led
         replayed=response.headers.get("Idempotency-Replayed", "").lower() == "true",
         retry_after=retry_after(response.headers.get("Retry-After"), time.time()),
         elapsed=elapsed,
+        cache_control=tuple(response.headers.getall("Cache-Control", ())),
     )
 
 

@@ -23,14 +23,13 @@ class Page:
     next_cursor: str | None
 
 
-ReadPage = Callable[[str | None], Awaitable[Page]]
+ReadPage = Callable[[str], Awaitable[Page]]
 
 
-async def pages(read: ReadPage, cursor: str | None) -> AsyncIterator[Page]:
-    """The pages from `cursor` on. Raises `LedgerBroken` if the ledger leads in a circle."""
-    waymark, steps, limit = cursor, 0, 1
+async def pages(read: ReadPage, page: Page) -> AsyncIterator[Page]:
+    """This page and those behind it. Raises `LedgerBroken` if the ledger leads in a circle."""
+    waymark, steps, limit = page.cursor, 0, 1
     while True:
-        page = await read(cursor)
         yield page
         cursor = page.next_cursor
         if cursor is None:
@@ -41,6 +40,7 @@ async def pages(read: ReadPage, cursor: str | None) -> AsyncIterator[Page]:
         steps += 1
         if steps == limit:
             waymark, steps, limit = cursor, 0, limit * 2
+        page = await read(cursor)
 
 
 async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Page]:

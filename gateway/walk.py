@@ -1,34 +1,34 @@
 """The walk: who asks, may they, what do they want, the ledger's answer, what they may see of it."""
 
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
-from multidict import CIMultiDictProxy
-
-from gateway import rows
+from gateway import rows, views
 from gateway.authn import Authenticator
 from gateway.authz import Access, Principal, View, may, own_name, view_of
 from gateway.bodies import checked_body, idempotency_key
-from gateway.cache import CachedLedger, Reading
+from gateway.cache import CachedLedger
 from gateway.calls import LedgerCall, outcome_unknown
-from gateway.cursors import START, CursorSigner
+from gateway.cursors import START, CursorSigner, Position
 from gateway.endpoints import Api, Endpoint, Reply, fill
 from gateway.errors import Forbidden, InvalidQuery
 from gateway.exchange import Answer, Ask
+from gateway.freshness import Lifetime, wishes
+from gateway.kept import Found, Outcome, worst
 from gateway.pages import Page, limited, pages, rebatched
 from gateway.rate_limit import RateLimit
 from gateway.refusals import refusal
+from gateway.representations import represent
 from gateway.writes import Writes
 from schemas.queries import ListQuery, list_query, no_query, parse_query, rate_filters
 from schemas.violations import Violations
 
 Pairs = tuple[tuple[str, str], ...]
 Q = TypeVar("Q")
-V = TypeVar("V")
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,7 +37,7 @@ class Rules:
 
     hidden_fields: frozenset[str]
     page_size: int
-    ttl: dict[Api, float]
+    lifetimes: dict[Api, Lifetime]
 
 
 @dataclass(frozen=True, slots=True)
@@ -110,7 +110,7 @@ class Walk:
         if not reply.is_success:
             raise refusal(reply, endpoint.api, visit.principal)
         try:
-            body = _written(endpoint, reply.body)
+            body = views.written(endpoint, reply.body)
         except rows.UnreadableBody as error:
             # It was carried out, or was not: the status alone is no answer to a write.
             raise outcome_unknown() from error
@@ -121,73 +121,117 @@ class Walk:
         """A reply that comes whole: pending deposits, a rate, the rates."""
         allowed = rate_filters if visit.endpoint.reply is Reply.RATES else no_query
         filters = _query(allowed, visit.ask)
-        reading = await self._fetch(visit, _call(visit, filters), _PARSERS[visit.endpoint.reply])
-        return Answer(200, _shown(visit, reading.value))
+        return await _whole(visit, await self._fetch(visit, _call(visit, filters)))
 
     async def _list(self, visit: Visit) -> Answer:
         query = _query(list_query, visit.ask)
         bound = _bound(visit, query)
-        if query.cursor is None:
-            start = START
-        elif query.limit is None:
-            raise InvalidQuery("A cursor goes with a limit.", fields={"limit": "missing"})
-        else:
-            start = self._signer.open(query.cursor, bound)
+        start = self._start(query, bound)
         size = self._rules.page_size if query.limit is None or visit.mixed else query.limit
-        read = partial(self._page, visit, query.filters, size, query.limit is None)
-        source = pages(read, start.cursor)
+        read = partial(self._page, visit, query, size)
+        found = await read(start.cursor)
+        if start.after is None and _fits(found, query.limit, visit.view):
+            return await _whole(visit, found)
+        source = pages(partial(_next_page, visit, read), _page(visit, found, start.cursor))
         if query.limit is None:
-            return await self._whole(visit, rebatched(source, size) if visit.mixed else source)
-        found, position = await limited(source, query.limit, start, mixed=visit.mixed)
-        if not found and visit.mixed and start is START:
+            return await _streamed(visit, rebatched(source, size) if visit.mixed else source)
+        seen, position = await limited(source, query.limit, start, mixed=visit.mixed)
+        if not seen and visit.mixed and start is START:
             raise _not_yours()
         headers = {}
         if position is not None:
             headers["Link"] = _link(visit, query, self._signer.seal(position, bound))
-        body = b",".join(rows.shown(found, visit.view.hidden))
-        return Answer(200, _envelope(visit.endpoint, b"[" + body + b"]"), headers)
+        body = views.of_rows(visit.endpoint, seen, visit.view)
+        return Answer(200, await represent(body), headers)
 
-    async def _whole(self, visit: Visit, source: AsyncIterator[Page]) -> Answer:
-        """All visible rows: streamed, or at once where the ledger's first page is its last."""
-        chunk, more = b"", True
-        async for page in source:
-            chunk, more = _joined(page, visit.view), page.next_cursor is not None
-            if chunk:
-                break
-        if not chunk and visit.mixed:
-            raise _not_yours()
-        if more:
-            return Answer(200, _stream(visit, chunk, source))
-        return Answer(200, _envelope(visit.endpoint, b"[" + chunk + b"]"))
+    def _start(self, query: ListQuery, bound: list[str]) -> Position:
+        if query.cursor is None:
+            return START
+        if query.limit is None:
+            raise InvalidQuery("A cursor goes with a limit.", fields={"limit": "missing"})
+        return self._signer.open(query.cursor, bound)
 
     async def _page(
-        self, visit: Visit, filters: Pairs, size: int, streaming: bool, cursor: str | None
-    ) -> Page:
-        query = (*filters, ("limit", str(size)), *([("cursor", cursor)] if cursor else []))
+        self, visit: Visit, query: ListQuery, size: int, cursor: str | None
+    ) -> Found[rows.RowIndex]:
+        pairs = (*query.filters, ("limit", str(size)), *([("cursor", cursor)] if cursor else []))
         # A long list would push everything else out of the cache: of a stream only the head stays.
-        keep = cursor is None or not streaming
-        reading = await self._fetch(visit, _call(visit, query), rows.read_rows, keep=keep)
-        found = reading.value or []
-        return Page(cursor, _seen(visit, found), reading.reply.next_cursor)
+        keep = cursor is None or query.limit is not None
+        return await self._fetch(visit, _call(visit, pairs), keep=keep)
 
-    async def _fetch(
-        self, visit: Visit, call: LedgerCall, parse: Callable[[bytes], V], *, keep: bool = True
-    ) -> Reading[V]:
+    async def _fetch(self, visit: Visit, call: LedgerCall, *, keep: bool = True) -> Found[Any]:
         """What the ledger answered to a read; its refusal is raised."""
-        ask, api = visit.ask, visit.endpoint.api
-        ttl = self._rules.ttl[api] if keep else 0.0
-        reading, known = await self._ledger.read(
-            call, parse, visit.tag, ttl, fresh=_wants_fresh(ask.headers)
+        trace, endpoint = visit.ask.trace, visit.endpoint
+        lifetime = self._rules.lifetimes[endpoint.api] if keep else Lifetime(0.0)
+        wish = wishes(visit.ask.headers)
+        found = await self._ledger.read(
+            call, views.READERS[endpoint.reply], visit.tag, lifetime, wish
         )
-        reply = reading.reply
-        ask.trace.ledger_time += 0.0 if known else reply.elapsed
-        ask.trace.cache = "hit" if known else "miss"
+        reply = found.reading.reply
+        if trace.found is None or not visit.mixed:
+            # In a list that is mixed, later pages would tell how many rows are somebody else's.
+            trace.found = worst(trace.found, found)
+        trace.ledger_time += reply.elapsed if found.outcome is Outcome.MISS else 0.0
         if reply.is_success:
-            return reading
+            return found
         if visit.mixed and reply.status in (404, 410):
             # A 404 beside the 403 for other people's orders would tell which orders exist.
             raise _not_yours()
-        raise refusal(reply, api, visit.principal)
+        raise refusal(reply, endpoint.api, visit.principal)
+
+
+async def _whole(visit: Visit, found: Found[Any]) -> Answer:
+    """The answer from one reply that holds all there is; made once for all who may see the same."""
+    endpoint, kept = visit.endpoint, found.kept
+    # Everybody sees the same of rates.
+    name = (endpoint.name, visit.view if endpoint.api is Api.LEDGER else None)
+    representation = kept.views.get(name) if kept is not None else None
+    if representation is None:
+        value: Any = found.reading.value
+        if visit.mixed and not value.seen(visit.view):
+            raise _not_yours()
+        body, dropped = views.shown(endpoint, value, visit.view)
+        representation = await represent(body, dropped)
+        if kept is not None:
+            kept.views[name] = representation
+    visit.ask.trace.rows_dropped += representation.dropped
+    return Answer(200, representation)
+
+
+async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
+    """All visible rows: in chunks, or at once where they are on the last page or on none."""
+    seen: list[rows.Row] = []
+    async for page in source:
+        seen = page.rows
+        if seen and page.next_cursor is not None:
+            return Answer(200, views.stream(visit.endpoint, visit.view, seen, source))
+        if seen:
+            break
+    if visit.mixed and not seen:
+        raise _not_yours()
+    return Answer(200, await represent(views.of_rows(visit.endpoint, seen, visit.view)))
+
+
+def _fits(found: Found[rows.RowIndex], limit: int | None, view: View) -> bool:
+    """Whether this one reply holds all that is asked for."""
+    reading = found.reading
+    if reading.reply.next_cursor is not None or reading.value is None:
+        return False
+    return limit is None or len(reading.value.seen(view)) <= limit
+
+
+async def _next_page(
+    visit: Visit, read: Callable[[str | None], Awaitable[Found[rows.RowIndex]]], cursor: str
+) -> Page:
+    return _page(visit, await read(cursor), cursor)
+
+
+def _page(visit: Visit, found: Found[rows.RowIndex], cursor: str | None) -> Page:
+    """The part of a page that may be seen; what may not is counted."""
+    index = found.reading.value or rows.RowIndex()
+    seen = index.seen(visit.view)
+    visit.ask.trace.rows_dropped += len(index.rows) - len(seen)
+    return Page(cursor, seen, found.reading.reply.next_cursor)
 
 
 def _query(read: Callable[[Pairs], Q], ask: Ask) -> Q:
@@ -221,69 +265,11 @@ def _call(visit: Visit, query: Pairs) -> LedgerCall:
     )
 
 
-def _seen(visit: Visit, found: list[rows.Row]) -> list[rows.Row]:
-    seen = [row for row in found if rows.passes(row, visit.view)]
-    visit.ask.trace.rows_dropped += len(found) - len(seen)
-    return seen
-
-
-_PARSERS: dict[Reply, Callable[[bytes], Any]] = {
-    Reply.GROUPS: rows.read_groups,
-    Reply.RATES: rows.read_rates,
-    Reply.RATE: rows.read_rate,
-}
-
-
-def _shown(visit: Visit, value: Any) -> bytes:
-    """What was read of a whole reply, as the caller may see it."""
-    if visit.endpoint.reply is not Reply.GROUPS:
-        return bytes(value)
-    groups = []
-    for currency, found in value:
-        seen = rows.shown(_seen(visit, found), visit.view.hidden)
-        if seen or not found:
-            groups.append(currency + b":[" + b",".join(seen) + b"]")
-    return _envelope(visit.endpoint, b"{" + b",".join(groups) + b"}")
-
-
-def _written(endpoint: Endpoint, body: bytes) -> bytes:
-    """The body of the answer to a write. Raises `UnreadableBody`."""
-    if endpoint.reply is Reply.NOTHING:
-        return b""
-    if endpoint.reply is Reply.RATE:
-        return rows.read_rate(body)
-    return _envelope(endpoint, rows.read_row(body))
-
-
-def _envelope(endpoint: Endpoint, data: bytes) -> bytes:
-    return b'{"api_message":"%b","api_data":%b}' % (endpoint.message.encode(), data)
-
-
-def _joined(page: Page, view: View) -> bytes:
-    return b",".join(rows.shown(page.rows, view.hidden))
-
-
-async def _stream(visit: Visit, first: bytes, source: AsyncIterator[Page]) -> AsyncIterator[bytes]:
-    """The envelope around all chunks; it is closed only when the last page has come."""
-    opening, closing = _envelope(visit.endpoint, b"[]").split(b"]", 1)
-    yield opening + first
-    async for page in source:
-        chunk = _joined(page, visit.view)
-        if chunk:
-            yield b"," + chunk
-    yield b"]" + closing
-
-
 def _link(visit: Visit, query: ListQuery, cursor: str) -> str:
     """The link to the next page (RFC 8288), relative: no header of the request shows in it."""
     path = fill(visit.endpoint.path, visit.params)
     pairs = (*query.filters, ("limit", str(query.limit)), ("cursor", cursor))
     return f'<{path}?{urlencode(pairs)}>; rel="next"'
-
-
-def _wants_fresh(headers: CIMultiDictProxy[str]) -> bool:
-    directives = ",".join(headers.getall("Cache-Control", [])).lower()
-    return "no-cache" in directives or "no-store" in directives
 
 
 def _not_yours() -> Forbidden:

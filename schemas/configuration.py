@@ -150,6 +150,7 @@ class CacheSchema(Schema):
     max_bytes = _count(67_108_864, 0, 1 << 40)
     rates_ttl_s = _seconds(10.0, 0.0, 86_400.0)
     ledger_ttl_s = _seconds(1.0, 0.0, 86_400.0)
+    max_stale_s = _seconds(60.0, 0.0, 86_400.0)
 
 
 class CoherenceSchema(Schema):

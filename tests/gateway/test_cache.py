@@ -9,10 +9,13 @@ from typing import Any
 
 import pytest
 
-from gateway.cache import CachedLedger, Generations, Reading, bounded_memo
+from gateway.cache import CachedLedger, bounded_memo
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.config import Cache
 from gateway.errors import LedgerBroken, LedgerTimeout, OutcomeUnknown
+from gateway.freshness import Lifetime, Wishes
+from gateway.generations import Generations
+from gateway.kept import Found, Outcome
 from gateway.rows import UnreadableBody
 
 TAG = "ledger"
@@ -20,7 +23,7 @@ TTL = 10.0
 READ = LedgerCall("GET", "/ledger", (), "alice", "r-1")
 WRITE = LedgerCall("POST", "/ledger", (), "root", "r-2", b"{}", "key-1")
 
-Read = asyncio.Task[tuple[Reading[bytes], bool]]
+Read = asyncio.Task[Found[bytes]]
 
 
 @dataclass
@@ -68,7 +71,13 @@ class World:
         fresh: bool = False,
     ) -> Read:
         """A read that has gone as far as it can without the ledger."""
-        read = asyncio.create_task(self.cached.read(call, parse, tag, ttl, fresh=fresh))
+        lifetime, wish = Lifetime(ttl), Wishes(no_cache=fresh)
+
+        async def parse_in_turn(body: bytes) -> bytes:
+            return parse(body)
+
+        reading = self.cached.read(call, parse_in_turn, tag, lifetime, wish)
+        read = asyncio.create_task(reading)
         await settle()
         return read
 
@@ -84,15 +93,16 @@ class World:
         read = await self.begin_read(**options)
         if len(self.client.calls) > asked:
             self.client.answer(-1, body)
-        assert (await read)[1] is (len(self.client.calls) == asked)
+        known = len(self.client.calls) == asked
+        assert (await read).outcome is (Outcome.HIT if known else Outcome.MISS)
         return await got(read)
 
 
 async def got(read: Read) -> bytes:
     """The body that a read was given."""
-    reading, _ = await read
-    assert reading.value is not None
-    return reading.value
+    value = (await read).reading.value
+    assert value is not None
+    return value
 
 
 async def settle() -> None:
@@ -103,7 +113,7 @@ async def settle() -> None:
 
 def build(*, enabled: bool = True, max_bytes: int = 1 << 20) -> World:
     client, generations = StubClient(), Generations()
-    settings = Cache(enabled, max_bytes, rates_ttl_s=TTL, ledger_ttl_s=TTL)
+    settings = Cache(enabled, max_bytes, rates_ttl_s=TTL, ledger_ttl_s=TTL, max_stale_s=0.0)
     cached = CachedLedger(client, settings, generations, now=lambda: world.now)  # type: ignore[arg-type]
     world = World(client, cached, generations)
     return world
@@ -172,7 +182,7 @@ async def test_many_small_replies_count_for_more_than_their_bodies() -> None:
 
 
 async def test_what_was_used_longest_ago_goes_first() -> None:
-    world = build(max_bytes=5000)
+    world = build(max_bytes=8000)
     first, second, third = (other(f"/ledger/user{number}") for number in range(3))
     for call in (first, second):
         await world.read(b"x" * 1000, call=call)
@@ -199,8 +209,9 @@ async def test_a_refusal_is_passed_on_unread_and_not_kept(status: int, world: Wo
     for count in (1, 2):
         read = await world.begin_read(parse=_unreadable)
         world.client.answer(-1, b"why", status)
-        reading, known = await read
-        assert (reading.reply, reading.value, known) == (LedgerReply(status, b"why"), None, False)
+        found = await read
+        assert (found.reading.reply, found.reading.value) == (LedgerReply(status, b"why"), None)
+        assert (found.outcome, found.kept) == (Outcome.MISS, None)
         assert len(world.client.calls) == count
     assert world.cached.statistics()["entries"] == 0
 
@@ -238,15 +249,19 @@ async def test_what_the_reply_said_beside_its_body_is_kept_too(world: World) -> 
     read = await world.begin_read()
     world.client.replies[0].set_result(LedgerReply(200, b"rows", next_cursor="c-2", elapsed=0.5))
     await read
-    reading, known = await (await world.begin_read())
-    assert (reading.reply.next_cursor, reading.reply.elapsed, known) == ("c-2", 0.5, True)
+    found = await (await world.begin_read())
+    assert found.outcome is Outcome.HIT
+    assert (found.reading.reply.next_cursor, found.reading.reply.elapsed) == ("c-2", 0.5)
 
 
 async def test_nothing_is_kept_where_the_cache_is_off() -> None:
     world = build(enabled=False)
     assert await world.read(b"1") == b"1"
     assert await world.read(b"2") == b"2"
-    assert world.cached.statistics() == {"entries": 0, "bytes": 0, "hits": 0, "misses": 2}
+    assert world.cached.statistics() == {
+        **{"entries": 0, "bytes": 0},
+        **{"hits": 0, "stale": 0, "misses": 2},
+    }
 
 
 # What is the same question.
@@ -580,7 +595,7 @@ async def test_hits_misses_entries_and_bytes_are_counted(world: World) -> None:
     await world.read(b"y" * 700, call=other())
     statistics = world.cached.statistics()
     assert (statistics["hits"], statistics["misses"], statistics["entries"]) == (3, 2, 2)
-    assert 1200 <= statistics["bytes"] <= 5000
+    assert 2400 <= statistics["bytes"] <= 7000
 
 
 def test_every_bump_gives_a_generation_that_was_not_there_before() -> None:
@@ -594,7 +609,7 @@ def test_every_bump_gives_a_generation_that_was_not_there_before() -> None:
 
 _FORK = """
 import os
-from gateway.cache import Generations
+from gateway.generations import Generations
 
 generations = Generations()
 before = generations.of("ledger")

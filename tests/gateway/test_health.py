@@ -13,7 +13,8 @@ from aiohttp.test_utils import TestClient, TestServer
 
 from gateway import __version__
 from gateway.app import create_app, guard_rules, shared
-from gateway.cache import CachedLedger, Generations
+from gateway.cache import CachedLedger
+from gateway.generations import Generations
 from gateway.guard import GuardedLedger
 from gateway.health import Health
 from gateway.keyring import Keyring

@@ -3,7 +3,7 @@
 import asyncio
 import gc
 import weakref
-from collections.abc import AsyncIterator, Coroutine
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
@@ -58,6 +58,19 @@ class Book:
         return Page(cursor, self.contents[index], following)
 
 
+async def from_cursor(
+    read: Callable[[str | None], Awaitable[Page]], cursor: str | None
+) -> AsyncIterator[Page]:
+    """The pages of a list from a cursor on."""
+    source = pages(read, await read(cursor))
+    try:
+        async for page in source:
+            yield page
+            del page
+    finally:
+        await source.aclose()  # type: ignore[attr-defined]
+
+
 async def collected(source: AsyncIterator[Page]) -> list[Page]:
     """All pages of a source."""
     return [page async for page in source]
@@ -68,20 +81,23 @@ async def collected(source: AsyncIterator[Page]) -> list[Page]:
 
 def test_pages_come_in_order_up_to_the_last() -> None:
     book = Book.of([1, 2], [], [3], [4, 5])
-    found = run(collected(pages(book.read, None)))
+    found = run(collected(from_cursor(book.read, None)))
     assert [page.rows for page in found] == book.contents
     assert book.asked == [None, "1", "2", "3"]
 
 
 def test_pages_begin_where_they_are_told_to() -> None:
     book = Book.of([1], [2], [3])
-    assert [page.rows for page in run(collected(pages(book.read, "1")))] == [[row(2)], [row(3)]]
+    assert [page.rows for page in run(collected(from_cursor(book.read, "1")))] == [
+        [row(2)],
+        [row(3)],
+    ]
     assert book.asked == ["1", "2"]
 
 
 def test_a_page_is_asked_for_only_when_it_is_wanted() -> None:
     book = Book.of([1], [2], [3])
-    source = pages(book.read, None)
+    source = from_cursor(book.read, None)
     assert book.asked == []
     for count in (1, 2, 3):
         run(anext(source))
@@ -102,7 +118,7 @@ def test_a_page_is_let_go_when_the_next_one_comes() -> None:
         return Page(cursor, rows, str(len(watched)))
 
     async def turn() -> None:
-        async for _ in pages(read, None):
+        async for _ in from_cursor(read, None):
             gc.collect()
             assert [ref() is not None for ref in watched] == [*[False] * (len(watched) - 1), True]
             if len(watched) == 5:
@@ -125,13 +141,13 @@ def test_a_circle_of_any_length_comes_to_an_end(tail: int, length: int, from_non
         return Page(cursor, [], str(following))
 
     with pytest.raises(LedgerBroken):
-        run(collected(pages(read, None if from_none else "0")))
+        run(collected(from_cursor(read, None if from_none else "0")))
     assert len(set(asked)) >= tail + length
 
 
 def test_a_long_list_is_no_circle() -> None:
     book = Book.of(*[[number] for number in range(500)])
-    assert len(run(collected(pages(book.read, None)))) == 500
+    assert len(run(collected(from_cursor(book.read, None)))) == 500
 
 
 def test_a_failure_on_the_way_is_passed_on() -> None:
@@ -141,7 +157,7 @@ def test_a_failure_on_the_way_is_passed_on() -> None:
         return Page(cursor, [row(1)], "1")
 
     async def turn() -> None:
-        source = pages(read, None)
+        source = from_cursor(read, None)
         assert (await anext(source)).rows == [row(1)]
         with pytest.raises(LedgerBroken):
             await anext(source)
@@ -164,7 +180,7 @@ def followed(book: Book, limit: int, *, mixed: bool) -> list[tuple[list[Row], Po
     """The list read by following one position after the other."""
     answers, position = [], START
     while True:
-        source = pages(book.read, position.cursor)
+        source = from_cursor(book.read, position.cursor)
         rows, following = run(limited(source, limit, position, mixed=mixed))
         answers.append((rows, following))
         if following is None:
@@ -218,27 +234,27 @@ def test_in_a_list_of_ones_own_no_page_is_read_again_but_one_that_was_cut(
 
 def test_no_more_pages_are_asked_for_than_the_answer_needs() -> None:
     own, mixed = Book.of([1, 2], [3, 4], [5]), Book.of([1, 2], [3, 4], [5])
-    rows, position = run(limited(pages(own.read, None), 2, START, mixed=False))
+    rows, position = run(limited(from_cursor(own.read, None), 2, START, mixed=False))
     assert (rows, position, own.asked) == ([row(1), row(2)], Position("1"), [None])
     # Whether more rows follow that the caller may see is told only by the next ones.
-    rows, position = run(limited(pages(mixed.read, None), 2, START, mixed=True))
+    rows, position = run(limited(from_cursor(mixed.read, None), 2, START, mixed=True))
     assert (rows, position) == ([row(1), row(2)], Position(None, mark(row(2))))
     assert mixed.asked == [None, "1"]
 
 
 def test_a_page_longer_than_the_limit_is_cut_behind_a_marked_row() -> None:
     book = Book.of([1], [2, 3, 4])
-    rows, position = run(limited(pages(book.read, None), 2, START, mixed=False))
+    rows, position = run(limited(from_cursor(book.read, None), 2, START, mixed=False))
     assert (rows, position) == ([row(1), row(2)], Position("1", mark(row(2))))
 
 
 @pytest.mark.parametrize("mixed", [False, True])
 def test_rows_added_at_the_head_move_nothing(mixed: bool) -> None:
     book = Book.of([1, 2, 3])
-    _, position = run(limited(pages(book.read, None), 2, START, mixed=mixed))
+    _, position = run(limited(from_cursor(book.read, None), 2, START, mixed=mixed))
     assert position is not None
     book = Book.of([8, 9, 1, 2, 3])
-    source = pages(book.read, position.cursor)
+    source = from_cursor(book.read, position.cursor)
     assert run(limited(source, 2, position, mixed=mixed)) == ([row(3)], None)
 
 
@@ -246,7 +262,7 @@ def test_rows_added_at_the_head_move_nothing(mixed: bool) -> None:
 def test_a_position_behind_a_row_that_is_gone_is_refused(mixed: bool) -> None:
     position = Position(None, mark(row(2)))
     with pytest.raises(InvalidCursor):
-        run(limited(pages(Book.of([1], [3]).read, None), 2, position, mixed=mixed))
+        run(limited(from_cursor(Book.of([1], [3]).read, None), 2, position, mixed=mixed))
 
 
 def test_the_mark_of_a_row_is_that_of_its_id() -> None:

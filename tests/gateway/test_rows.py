@@ -8,21 +8,36 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gateway.rows
 from gateway.authz import View
 from gateway.rows import (
     MAX_NUMBER,
     Row,
+    RowIndex,
     UnreadableBody,
     identity,
-    passes,
-    read_groups,
     read_rate,
     read_rates,
     read_row,
-    read_rows,
     shown,
     without,
 )
+
+
+def read_rows(body: bytes) -> list[Row]:
+    """The rows of a list reply."""
+    try:
+        gateway.rows.read_rows(body).send(None)
+    except StopIteration as stopped:
+        index: RowIndex = stopped.value
+        return index.rows
+    raise AssertionError("it waited")
+
+
+def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:
+    """The groups of a deposits reply."""
+    return [(key, index.rows) for key, index in gateway.rows.read_groups(body)]
+
 
 HIDDEN = frozenset({"lp_id", "lp_name", "created_by_id"})
 NAMES = (
@@ -349,8 +364,28 @@ ADMIN = View(owner=None, hidden=frozenset(), ambiguous=True)
 def test_a_row_passes_for_its_owner_and_an_ambiguous_one_for_an_admin_alone(
     owner: str | None, user: bool, service: bool, admin: bool
 ) -> None:
-    row = Row(b"{}", owner)
-    assert (passes(row, USER), passes(row, SERVICE), passes(row, ADMIN)) == (user, service, admin)
+    row, others = Row(b'{"id":1}', owner), [Row(b"{}", "carol"), Row(b"{}", None)]
+    index = RowIndex()
+    index.add([others[0], row, others[1]])
+    found = [row in index.seen(view) for view in (USER, SERVICE, ADMIN)]
+    assert found == [user, service, admin]
+    assert index.seen(ADMIN) == index.rows == [others[0], row, others[1]]
+    assert [one for one in index.rows if one in index.seen(SERVICE)] == index.seen(SERVICE)
+
+
+def test_a_long_list_is_read_in_turns_with_others() -> None:
+    body = b"[" + b",".join(b'{"username":"alice","id":"%d"}' % n for n in range(2001)) + b"]"
+    reading, turns = gateway.rows.read_rows(body), 0
+    try:
+        while True:
+            reading.send(None)
+            turns += 1
+    except StopIteration as stopped:
+        index = stopped.value
+    assert turns == 4
+    assert [row.raw for row in index.rows] == [
+        b'{"username":"alice","id":"%d"}' % n for n in range(2001)
+    ]
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,80 @@
+"""What the cache keeps and finds: values that say what a reply was, how old it is, how it came."""
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any, Generic, TypeVar
+
+from gateway.calls import LedgerReply
+from gateway.freshness import Lifetime
+from gateway.representations import Representation
+
+V = TypeVar("V")
+
+
+class Outcome(StrEnum):
+    """How an answer was come by."""
+
+    HIT = "hit"
+    STALE = "stale"
+    MISS = "miss"
+
+
+@dataclass(frozen=True, slots=True)
+class Reading(Generic[V]):
+    """What the ledger answered to a read: a reply without its body, and the body as it was read.
+
+    `value` is None for a refusal. `size` is what it takes to keep it, in bytes.
+    """
+
+    reply: LedgerReply
+    value: V | None
+    size: int
+
+
+@dataclass(slots=True, eq=False, weakref_slot=True)
+class Kept:
+    """One reading, good while its tag has that generation, for a lifetime that began at `at`.
+
+    `views` are the representations made of it, one for each view.
+    """
+
+    reading: Reading[Any]
+    tag: str
+    generation: int
+    at: float
+    lifetime: Lifetime
+    views: dict[Any, Representation] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Found(Generic[V]):
+    """The answer to a read. `age` is in seconds; `left` is what is left of its lifetime, below zero
+    if it is over. `kept` is where it is kept, if it is; `forwarded` says why the ledger was asked,
+    in the words of RFC 9211 section 2.2.
+    """
+
+    reading: Reading[V]
+    outcome: Outcome
+    age: float = 0.0
+    left: float = 0.0
+    kept: Kept | None = None
+    forwarded: str = "uri-miss"
+
+    def cache_status(self) -> str:
+        """The `Cache-Status` field (RFC 9211)."""
+        name = "ledger-gateway"
+        if self.outcome is Outcome.HIT:
+            return f"{name}; hit; ttl={int(self.left // 1)}"
+        if self.outcome is Outcome.STALE:
+            return f"{name}; fwd=stale; ttl={int(self.left // 1)}; detail=stale-if-error"
+        return f"{name}; fwd={self.forwarded}" + ("; stored" if self.kept is not None else "")
+
+
+def worst(one: Found[Any] | None, other: Found[Any]) -> Found[Any]:
+    """Of the readings that one answer is made of, the one that speaks for all."""
+    order = list(Outcome)
+    if one is None:
+        return other
+    if one.outcome is other.outcome:
+        return max(one, other, key=lambda found: found.age)
+    return max(one, other, key=lambda found: order.index(found.outcome))
