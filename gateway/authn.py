@@ -61,6 +61,20 @@ class Authenticator:
             raise Forbidden("The username header is not the token's user name.")
         return principal
 
+    @property
+    def edition(self) -> object:
+        """Something else whenever other keys are trusted."""
+        return self._keyring.edition
+
+    def stands(self, principal: Principal, edition: object) -> bool:
+        """Whether a token that was verified with that edition of the keys is still good."""
+        return (
+            self._keyring.ready
+            and self._keyring.edition is edition
+            and self._now() < principal.expires_at
+            and not self._revocations.covers(principal)
+        )
+
     async def _verified(self, token: str) -> Principal:
         known = self._memo.get(token) if self._keyring.ready else None
         principal = known or await self._verify(token)

@@ -3,7 +3,7 @@
 import asyncio
 import re
 import secrets
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Sequence
 
 from aiohttp import web
 
@@ -21,7 +21,7 @@ from gateway.representations import Representation, matches
 
 TRACE = web.RequestKey("trace", Trace)
 
-_REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
+_REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
     "Content-Type": "application/json",
     "Cache-Control": "private, no-cache",
@@ -31,9 +31,19 @@ _HEADERS = {
 
 def request_id(request: web.Request) -> str:
     """The caller's `X-Request-Id` if it is one that may be logged, else one of ours."""
-    given = request.headers.getall("X-Request-Id", [])
+    given = [value for name, value in request.raw_headers if name.lower() == b"x-request-id"]
+    return accepted_id(given) or new_id()
+
+
+def accepted_id(given: Sequence[bytes]) -> str | None:
+    """The value of the one `X-Request-Id` header, if it may be used."""
     if len(given) == 1 and _REQUEST_ID.fullmatch(given[0]):
-        return given[0]
+        return given[0].decode()
+    return None
+
+
+def new_id() -> str:
+    """An id that no other request has."""
     return secrets.token_hex(16)
 
 
@@ -75,6 +85,7 @@ async def _represented(
     if coding != "identity":
         headers["Content-Encoding"] = coding
     request[TRACE].bytes_sent = len(body)
+    request[TRACE].sent = representation
     return web.Response(body=body, headers=headers)
 
 

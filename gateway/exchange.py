@@ -25,6 +25,7 @@ class Trace:
     principal: Principal | None = None
     ledger_time: float = 0.0
     found: Found[Any] | None = None
+    sent: Representation | None = None
     rows_dropped: int = 0
     bytes_sent: int = 0
     code: str | None = None

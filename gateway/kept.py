@@ -9,6 +9,7 @@ from gateway.freshness import Lifetime
 from gateway.representations import Representation
 
 V = TypeVar("V")
+_NAME = "ledger-gateway"
 
 
 class Outcome(StrEnum):
@@ -62,12 +63,17 @@ class Found(Generic[V]):
 
     def cache_status(self) -> str:
         """The `Cache-Status` field (RFC 9211)."""
-        name = "ledger-gateway"
+        left = int(self.left // 1)
         if self.outcome is Outcome.HIT:
-            return f"{name}; hit; ttl={int(self.left // 1)}"
+            return cache_status_of_hit(left)
         if self.outcome is Outcome.STALE:
-            return f"{name}; fwd=stale; ttl={int(self.left // 1)}; detail=stale-if-error"
-        return f"{name}; fwd={self.forwarded}" + ("; stored" if self.kept is not None else "")
+            return f"{_NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
+        return f"{_NAME}; fwd={self.forwarded}" + ("; stored" if self.kept is not None else "")
+
+
+def cache_status_of_hit(left: int) -> str:
+    """The `Cache-Status` field for an answer that was known, with so many seconds left."""
+    return f"{_NAME}; hit; ttl={left}"
 
 
 def worst(one: Found[Any] | None, other: Found[Any]) -> Found[Any]:

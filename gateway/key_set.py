@@ -46,7 +46,7 @@ class KeySet:
         self._rules = rules
         self._changed = changed
         self._now = now
-        self._keys: Keys = {}
+        self.keys: Keys = {}
         self._loaded: float | None = None
         self._attempted = float("-inf")
         self._flight: asyncio.Task[bool] | None = None
@@ -55,7 +55,7 @@ class KeySet:
     def ready(self) -> bool:
         """Whether there are keys that may still be trusted."""
         age = self.age()
-        return bool(self._keys) and age is not None and age < self._rules.max_age_s
+        return bool(self.keys) and age is not None and age < self._rules.max_age_s
 
     def age(self) -> float | None:
         """Seconds since the keys were loaded; None if they never were."""
@@ -66,8 +66,8 @@ class KeySet:
         if not self.ready:
             return None
         if key_id is not None:
-            return self._keys.get((algorithm, key_id))
-        candidates = [key for (name, _), key in self._keys.items() if name == algorithm]
+            return self.keys.get((algorithm, key_id))
+        candidates = [key for (name, _), key in self.keys.items() if name == algorithm]
         return candidates[0] if len(candidates) == 1 else None
 
     async def refetch(self) -> None:
@@ -102,8 +102,8 @@ class KeySet:
         except (GatewayError, ValueError) as error:
             structlog.get_logger().warning("key set not loaded", error=type(error).__name__)
             return False
-        if keys.keys() != self._keys.keys() or keys != self._keys:
-            self._keys = keys
+        if keys.keys() != self.keys.keys() or keys != self.keys:
+            self.keys = keys
             self._changed()
         self._loaded = self._now()
         return True

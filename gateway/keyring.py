@@ -26,6 +26,11 @@ class Keyring:
         """Whether every source of keys has some."""
         return self._key_set.ready if self._key_set is not None else bool(self._configured)
 
+    @property
+    def edition(self) -> object:
+        """Something else whenever other keys are trusted."""
+        return self._key_set.keys if self._key_set is not None else self._configured
+
     def age(self) -> float | None:
         """Seconds since the keys were loaded; None if a key set never was."""
         return self._key_set.age() if self._key_set is not None else self._now() - self._loaded

@@ -4,6 +4,7 @@ import logging
 import sys
 import time
 import traceback
+from collections.abc import Callable
 from typing import Any
 
 import structlog
@@ -50,20 +51,36 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def log_request(trace: Trace, method: str, status: int) -> None:
     """The one event of a request: never a token, never a body, the user name only if verified."""
+    event = _event(trace, method, status, trace.request_id, time.monotonic() - trace.started)
+    structlog.get_logger().info("request", **event)
+
+
+def repeated(trace: Trace) -> Callable[[str, float], None]:
+    """Logs one more request like this one, given its id and how many seconds it took."""
+
+    def log(request_id: str, seconds: float) -> None:
+        event = _event(trace, "GET", 200, request_id, seconds)
+        structlog.get_logger().info("request", **event)
+
+    return log
+
+
+def _event(
+    trace: Trace, method: str, status: int, request_id: str, seconds: float
+) -> dict[str, Any]:
     principal = trace.principal
-    structlog.get_logger().info(
-        "request",
-        request_id=trace.request_id,
-        method=method,
-        route=trace.route,
-        username=principal.username if principal else None,
-        role=principal.role.label if principal else None,
-        status=status,
-        code=trace.code,
-        duration_ms=round((time.monotonic() - trace.started) * 1000, 3),
-        ledger_ms=round(trace.ledger_time * 1000, 3),
-        cache=trace.cache,
-        bytes=trace.bytes_sent,
-        rows_dropped=trace.rows_dropped,
-        aborted=trace.aborted,
-    )
+    return {
+        "request_id": request_id,
+        "method": method,
+        "route": trace.route,
+        "username": principal.username if principal else None,
+        "role": principal.role.label if principal else None,
+        "status": status,
+        "code": trace.code,
+        "duration_ms": round(seconds * 1000, 3),
+        "ledger_ms": round(trace.ledger_time * 1000, 3),
+        "cache": trace.cache,
+        "bytes": trace.bytes_sent,
+        "rows_dropped": trace.rows_dropped,
+        "aborted": trace.aborted,
+    }

@@ -39,7 +39,7 @@ if brotli is not None:
 class Representation:
     """The bytes of an answer. `dropped` is how many rows of the reply are not in it."""
 
-    __slots__ = ("_coded", "body", "dropped", "etag")
+    __slots__ = ("__weakref__", "_coded", "body", "dropped", "etag")
 
     def __init__(self, body: bytes, dropped: int, etag: str) -> None:
         self.body = body
@@ -57,6 +57,10 @@ class Representation:
             shorter = await asyncio.to_thread(code, self.body) if large else code(self.body)
             self._coded[coding] = shorter if len(shorter) < len(self.body) else b""
         return self._coded[coding] or self.body
+
+    def known(self, coding: str) -> bytes:
+        """The bytes in a coding that was chosen before."""
+        return self._coded.get(coding) or self.body
 
     async def chosen(self, accepted: Sequence[str]) -> tuple[str, bytes]:
         """The coding for a caller's `Accept-Encoding` headers, and the bytes in it."""

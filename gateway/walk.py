@@ -189,6 +189,7 @@ async def _whole(visit: Visit, found: Found[Any]) -> Answer:
     if representation is None:
         value: Any = found.reading.value
         if visit.mixed and not value.seen(visit.view):
+            visit.ask.trace.rows_dropped += len(value.rows)
             raise _not_yours()
         body, dropped = views.shown(endpoint, value, visit.view)
         representation = await represent(body, dropped)

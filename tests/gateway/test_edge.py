@@ -229,7 +229,7 @@ async def test_every_answer_of_the_api_has_its_headers(
     assert answer.headers["X-Content-Type-Options"] == "nosniff"
     assert answer.headers["Server"] == "ledger-gateway"
     assert {"private", "no-store"} & set(answer.headers["Cache-Control"].split(", "))
-    assert answer.headers["Vary"] == "Authorization, username"
+    assert answer.headers["Vary"] == "Authorization, username, Accept-Encoding"
     if status == 204:
         assert "Content-Type" not in answer.headers
         assert await answer.read() == b""
@@ -257,7 +257,9 @@ async def test_an_answer_tells_nothing_of_the_software_or_the_ledger(
     assert {name.lower() for name in answer.headers} == {
         "content-type",
         "content-length",
+        "etag",
         "cache-control",
+        "cache-status",
         "vary",
         "date",
         "x-request-id",

@@ -1,0 +1,127 @@
+"""Answers known before a request is routed, and where a connection repeats a head, before it is
+parsed.
+
+A GET that was parsed, authorised and answered 200 from a kept reply leaves a shortcut. The same
+request gets the same answer again for as long as all that decided it stands: token, keys,
+revocation list, entry and generation. What no answer depends on (`PER_REQUEST`) need not be the
+same. Anything else goes the long walk, which is always right.
+"""
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+from aiohttp import HttpVersion11, web
+
+from gateway.authn import Authenticator
+from gateway.cache import CachedLedger
+from gateway.edge import TRACE, accepted_id, is_last, new_id
+from gateway.errors import RateLimited
+from gateway.exchange import Trace
+from gateway.health import Health
+from gateway.kept import Outcome
+from gateway.metrics import Metrics
+from gateway.rate_limit import RateLimit
+from gateway.shortcuts import Shortcut
+
+# Headers that differ from request to request and change nothing in an answer but its id.
+PER_REQUEST = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-request-id"})
+_MAX_SHORTCUTS = 10_000
+# Longer heads are not worth the memory; in bytes.
+_MAX_HEAD = 4096
+
+Key = tuple[str, tuple[tuple[bytes, bytes], ...]]
+
+
+class FastPath:
+    """The shortcuts of one process. `now` is a monotonic clock in seconds."""
+
+    def __init__(
+        self,
+        authenticator: Authenticator,
+        ledger: CachedLedger,
+        rate_limit: RateLimit,
+        health: Health,
+        metrics: Metrics,
+        now: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._authenticator = authenticator
+        self._ledger = ledger
+        self._rate_limit = rate_limit
+        self._health = health
+        self._metrics = metrics
+        self._now = now
+        self._by_request: dict[Key, Shortcut] = {}
+        self._by_head: dict[bytes, tuple[Shortcut, str | None]] = {}
+
+    def by_head(self, data: bytes) -> bytes | None:
+        """The whole answer to these bytes, if they are a head that was answered before."""
+        found = self._by_head.get(data)
+        return self._answer(*found) if found is not None else None
+
+    def by_message(self, message: Any, head: bytes | None) -> bytes | None:
+        """The whole answer to a parsed head; `head` is its bytes where they came by themselves."""
+        if message.method != "GET" or message.should_close or message.version != HttpVersion11:
+            return None
+        key, request_id = _key(message)
+        shortcut = self._by_request.get(key)
+        if shortcut is None:
+            return None
+        if head is not None and len(head) <= _MAX_HEAD:
+            _remember(self._by_head, head, (shortcut, request_id))
+        return self._answer(shortcut, request_id)
+
+    async def learn(self, request: web.Request, response: web.StreamResponse) -> None:
+        """Leaves a shortcut behind an answer that is ready to be sent, if there can be one."""
+        trace: Trace = request[TRACE]
+        message: Any = request._message
+        if response.status != 200 or trace.sent is None or trace.found is None:
+            return
+        kept = trace.found.kept
+        if trace.found.outcome is not Outcome.HIT or kept is None or not _plain(request):
+            return
+        # An answer that is made of several replies depends on more than this one.
+        if trace.sent not in kept.views.values() or trace.principal is None:
+            return
+        shortcut = Shortcut(trace, response, self._authenticator.edition, self._metrics)
+        _remember(self._by_request, _key(message)[0], shortcut)
+
+    def _answer(self, shortcut: Shortcut, request_id: str | None) -> bytes | None:
+        started, kept, sent = self._now(), shortcut.kept(), shortcut.sent()
+        if kept is None or sent is None or self._health.draining:
+            return None
+        age = self._ledger.age_if_fresh(kept)
+        if age is None or not self._authenticator.stands(shortcut.principal, shortcut.edition):
+            return None
+        try:
+            limits = self._rate_limit.take(shortcut.principal.username, started)
+        except RateLimited:
+            return None
+        request_id = request_id or new_id()
+        head = shortcut.head(age, kept.lifetime.fresh_s - age, limits, request_id)
+        self._ledger.count(Outcome.HIT)
+        shortcut.finished(request_id, self._now() - started)
+        return head + sent.known(shortcut.coding)
+
+
+def _key(message: Any) -> tuple[Key, str | None]:
+    """What decides the answer to a parsed head, and the id that it may give its answer."""
+    deciding, ids = [], []
+    for header in message.raw_headers:
+        name = header[0].lower()
+        if name not in PER_REQUEST:
+            deciding.append(header)
+        elif name == b"x-request-id":
+            ids.append(header[1])
+    return (message.path, tuple(deciding)), accepted_id(ids)
+
+
+def _plain(request: web.Request) -> bool:
+    """Whether the request is all in its head, and wishes for nothing that age could change."""
+    return not (request.body_exists or is_last(request) or "Cache-Control" in request.headers)
+
+
+def _remember(shortcuts: dict[Any, Any], key: Any, value: Any) -> None:
+    if len(shortcuts) >= _MAX_SHORTCUTS:
+        del shortcuts[next(iter(shortcuts))]
+    shortcuts[key] = value
