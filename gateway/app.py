@@ -19,6 +19,7 @@ from gateway.config import Auth, Config
 from gateway.cursors import CursorSigner, signing_key
 from gateway.edge import ask_of, is_last, respond, stamp
 from gateway.endpoints import ENDPOINTS, Api, Endpoint
+from gateway.fast_path import FAST_PATH, FastPath
 from gateway.freshness import Lifetime
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger, GuardRules
@@ -69,9 +70,11 @@ def create_app(config: Config, common: Shared) -> Gateway:
     key_set = _key_set(config.auth, client, memo.clear)
     keyring = Keyring(_configured_keys(config.auth), key_set)
     revocations = Revocations(_path(config.auth.revocation_file))
+    authenticator = Authenticator(config.auth, keyring, revocations, memo)
+    rate_limit = RateLimit(config.limits.requests_per_s, bounded_memo(MAX_USERS))
     walk = Walk(
-        Authenticator(config.auth, keyring, revocations, memo),
-        RateLimit(config.limits.requests_per_s, bounded_memo(MAX_USERS)),
+        authenticator,
+        rate_limit,
         cached,
         writes,
         CursorSigner(common.cursor_key),
@@ -80,6 +83,9 @@ def create_app(config: Config, common: Shared) -> Gateway:
     health = Health(keyring, revocations, client, guarded, cached)
     metrics = Metrics()
     api = _application(metrics, health, config.server.max_body_bytes)
+    if config.server.fast_path:
+        api[FAST_PATH] = FastPath(authenticator, cached, rate_limit, health, metrics)
+        api.on_response_prepare.append(api[FAST_PATH].learn)
     api.cleanup_ctx.append(_running(client, writes, key_set))
     for endpoint in ENDPOINTS:
         # Any segment matches, braces too, so that it is the endpoint that refuses it.

@@ -6,11 +6,12 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
+from aiohttp.streams import EMPTY_PAYLOAD
 from aiohttp.web_protocol import _ErrInfo
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -18,6 +19,7 @@ from gateway import logs
 from gateway.endpoints import Api
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.exchange import Trace
+from gateway.fast_path import FastPath
 from gateway.metrics import Metrics
 
 Options = Mapping[str, Any]
@@ -46,16 +48,23 @@ DEFAULTS = Limits(
 class Connections:
     """Makes the protocol of each connection of one listener, and knows which are open.
 
-    What comes on them and is no request is logged, and counted in `metrics`, if there are any.
+    What comes on them and is no request is logged, and counted in `metrics`, if there are any;
+    what was answered before is answered by the `fast_path`, if there is one.
     """
 
     def __init__(
-        self, server: web.Server, limits: Limits, options: Options, metrics: Metrics | None
+        self,
+        server: web.Server,
+        limits: Limits,
+        options: Options,
+        metrics: Metrics | None = None,
+        fast_path: FastPath | None = None,
     ) -> None:
         server.request_factory = _without_odd_expectations(server.request_factory)
         self._server = server
         self._options = options
         self._metrics = metrics
+        self.fast_path = fast_path
         self.limits = limits
         self.open: set[Connection] = set()
 
@@ -96,7 +105,7 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's connection, with a deadline for request heads and errors in the contract's form."""
 
-    __slots__ = ("_connections", "_head_deadline", "new")
+    __slots__ = ("_connections", "_fast_path", "_head_deadline", "_whole", "new")
 
     def __init__(
         self, server: web.Server, connections: Connections, options: Mapping[str, Any]
@@ -104,6 +113,11 @@ class Connection(web.RequestHandler):
         super().__init__(server, loop=asyncio.get_running_loop(), **options)
         self._connections = connections
         self._head_deadline: asyncio.TimerHandle | None = None
+        self._fast_path = connections.fast_path
+        # Whether all that came so far was whole: the next byte begins a head.
+        self._whole = True
+        if self._fast_path is not None:
+            self._parser: Any = _Parser(self._parser, self._answered)
         # Whether nothing has come yet.
         self.new = True
 
@@ -141,11 +155,16 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Starts the clock with the first byte of a head, stops it with the last."""
         self.new = False
+        if self._fast_path is not None and self._whole and self._idle():
+            answer = self._fast_path.by_head(data)
+            if answer is not None:
+                self._send(answer)
+                return
         super().data_received(data)
         self._break_off()
         if self._messages or self._current_request is not None:
             self._head_came()
-        elif self._waiter is not None:
+        elif self._waiter is not None and not self._whole:
             self._await_head()
 
     def handle_error(
@@ -176,6 +195,35 @@ class Connection(web.RequestHandler):
         response.force_close()
         return response
 
+    def _idle(self) -> bool:
+        """Whether the connection is between requests, and all answers have gone out."""
+        waiter, transport = self._waiter, self.transport
+        return (
+            waiter is not None
+            and transport is not None
+            and not (waiter.done() or self._messages or self._upgraded)
+            and not (self._close or self._force_close)
+            and transport.get_write_buffer_size() == 0
+        )
+
+    def _answered(self, messages: Sequence[Any], upgraded: bool, data: bytes) -> bool:
+        """Whether what was parsed from the data is one request, and was answered right here."""
+        alone = len(messages) == 1 and not upgraded and messages[0][1] is EMPTY_PAYLOAD
+        began_whole, self._whole = self._whole, alone and data.endswith(b"\r\n\r\n")
+        if not alone or self._fast_path is None or not self._idle():
+            return False
+        head = data if began_whole and self._whole else None
+        answer = self._fast_path.by_message(messages[0][0], head)
+        if answer is not None:
+            self._send(answer)
+        return answer is not None
+
+    def _send(self, answer: bytes) -> None:
+        self._head_came()
+        self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
+        if self.transport is not None:
+            self.transport.write(answer)
+
     def _break_off(self) -> None:
         """Ends the body of the request under way when the rest of it cannot be parsed: aiohttp
         would wait for it.
@@ -201,6 +249,25 @@ class Connection(web.RequestHandler):
     def _give_up(self) -> None:
         self._head_deadline = None
         self.force_close()
+
+
+class _Parser:
+    """aiohttp's parser without the messages that `answered` has taken care of."""
+
+    def __init__(self, parser: Any, answered: Callable[[Sequence[Any], bool, bytes], bool]) -> None:
+        self._parser = parser
+        self._answered = answered
+
+    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        """What the parser makes of the data. Raises what it raises."""
+        messages, upgraded, tail = self._parser.feed_data(data)
+        if self._answered(messages, upgraded, data):
+            self._parser.message_consumed()
+            return (), False, b""
+        return messages, upgraded, tail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
 
 
 def _without_odd_expectations(make: MakeRequest) -> MakeRequest:

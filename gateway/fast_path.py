@@ -104,6 +104,9 @@ class FastPath:
         return head + sent.known(shortcut.coding)
 
 
+FAST_PATH = web.AppKey("fast_path", FastPath)
+
+
 def _key(message: Any) -> tuple[Key, str | None]:
     """What decides the answer to a parsed head, and the id that it may give its answer."""
     deciding, ids = [], []
@@ -118,7 +121,9 @@ def _key(message: Any) -> tuple[Key, str | None]:
 
 def _plain(request: web.Request) -> bool:
     """Whether the request is all in its head, and wishes for nothing that age could change."""
-    return not (request.body_exists or is_last(request) or "Cache-Control" in request.headers)
+    if request.version != HttpVersion11 or not request.keep_alive or request.body_exists:
+        return False
+    return not is_last(request) and "Cache-Control" not in request.headers
 
 
 def _remember(shortcuts: dict[Any, Any], key: Any, value: Any) -> None:

@@ -10,9 +10,11 @@ from typing import Any
 import structlog
 from aiohttp import web
 
+from gateway import logs
 from gateway.app import Gateway, Shared, create_app
 from gateway.config import Config
 from gateway.connections import DEFAULTS, Connections, Limits
+from gateway.fast_path import FAST_PATH
 from gateway.listener import close
 from gateway.middlewares import METRICS
 
@@ -67,6 +69,7 @@ async def serve(
         await stopping.wait()
         log.info("stopping")
         await _drain(gateway, server.drain_s)
+    logs.flush()
     log.info("stopped")
 
 
@@ -106,7 +109,9 @@ async def listening(
     try:
         if runner.server is None:
             raise RuntimeError("the application was not set up")
-        connections = Connections(runner.server, limits, options, app.get(METRICS))
+        connections = Connections(
+            runner.server, limits, options, app.get(METRICS), app.get(FAST_PATH)
+        )
         listener = await loop.create_server(
             connections, host, port, reuse_port=reuse_port or None, backlog=_BACKLOG
         )

@@ -1,9 +1,10 @@
 """The walk: who asks, may they, what do they want, the ledger's answer, what they may see of it."""
 
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
+from types import MappingProxyType
 from typing import Any, TypeVar
 from urllib.parse import urlencode
 
@@ -130,19 +131,26 @@ class Walk:
         size = self._rules.page_size if query.limit is None or visit.mixed else query.limit
         read = partial(self._page, visit, query, size)
         found = await read(start.cursor)
-        if start.after is None and _fits(found, query.limit, visit.view):
-            return await _whole(visit, found)
+        if start.after is None and _suffices(found, query.limit, visit):
+            following = found.reading.reply.next_cursor
+            position = Position(following) if following is not None else None
+            return await _whole(visit, found, self._linked(visit, query, bound, position))
         source = pages(partial(_next_page, visit, read), _page(visit, found, start.cursor))
         if query.limit is None:
             return await _streamed(visit, rebatched(source, size) if visit.mixed else source)
         seen, position = await limited(source, query.limit, start, mixed=visit.mixed)
         if not seen and visit.mixed and start is START:
             raise _not_yours()
-        headers = {}
-        if position is not None:
-            headers["Link"] = _link(visit, query, self._signer.seal(position, bound))
         body = views.of_rows(visit.endpoint, seen, visit.view)
-        return Answer(200, await represent(body), headers)
+        return Answer(200, await represent(body), self._linked(visit, query, bound, position))
+
+    def _linked(
+        self, visit: Visit, query: ListQuery, bound: list[str], position: Position | None
+    ) -> dict[str, str]:
+        """The headers that lead on from a page."""
+        if position is None:
+            return {}
+        return {"Link": _link(visit, query, self._signer.seal(position, bound))}
 
     def _start(self, query: ListQuery, bound: list[str]) -> Position:
         if query.cursor is None:
@@ -180,8 +188,10 @@ class Walk:
         raise refusal(reply, endpoint.api, visit.principal)
 
 
-async def _whole(visit: Visit, found: Found[Any]) -> Answer:
-    """The answer from one reply that holds all there is; made once for all who may see the same."""
+async def _whole(
+    visit: Visit, found: Found[Any], headers: Mapping[str, str] = MappingProxyType({})
+) -> Answer:
+    """The answer from all of one reply; its body is made once for all who may see the same."""
     endpoint, kept = visit.endpoint, found.kept
     # Everybody sees the same of rates.
     name = (endpoint.name, visit.view if endpoint.api is Api.LEDGER else None)
@@ -196,7 +206,7 @@ async def _whole(visit: Visit, found: Found[Any]) -> Answer:
         if kept is not None:
             kept.views[name] = representation
     visit.ask.trace.rows_dropped += representation.dropped
-    return Answer(200, representation)
+    return Answer(200, representation, headers)
 
 
 async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
@@ -213,12 +223,13 @@ async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
     return Answer(200, await represent(views.of_rows(visit.endpoint, seen, visit.view)))
 
 
-def _fits(found: Found[rows.RowIndex], limit: int | None, view: View) -> bool:
-    """Whether this one reply holds all that is asked for."""
+def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> bool:
+    """Whether this one reply is all that is asked for: the last page, or just one page."""
     reading = found.reading
-    if reading.reply.next_cursor is not None or reading.value is None:
-        return False
-    return limit is None or len(reading.value.seen(view)) <= limit
+    count = 0 if reading.value is None else len(reading.value.seen(visit.view))
+    if reading.reply.next_cursor is None:
+        return limit is None or count <= limit
+    return count == limit and not visit.mixed
 
 
 async def _next_page(

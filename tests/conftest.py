@@ -10,6 +10,7 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
 
+from gateway import logs
 from gateway.app import create_app, shared
 from gateway.config import Config, read
 from tests.fakes import FakeLedger
@@ -96,4 +97,5 @@ def logging_left_alone() -> Iterator[None]:
     handlers, level = root.handlers[:], root.level
     yield
     root.handlers[:], root.level = handlers, level
+    logs._lines = None
     structlog.reset_defaults()
