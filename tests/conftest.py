@@ -3,16 +3,20 @@
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
+from contextlib import AsyncExitStack
 from typing import Any
+from unittest.mock import patch
 
 import jwt
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
+from yarl import URL
 
-from gateway import logs
+from gateway import connections, listener, logs
 from gateway.app import create_app, shared
 from gateway.config import Config, read
+from gateway.server import listening
 from tests.fakes import FakeLedger
 
 SECRET = "a secret of the tests, long enough for HS512, which wants 64 bytes"
@@ -65,6 +69,27 @@ async def ledger() -> AsyncIterator[FakeLedger]:
     await server.close()
 
 
+class GatewayServer(TestServer):
+    """Serves as `serve` does: with the gateway's own connections, and the fast path if it is on.
+
+    There is nobody to wait for when it closes.
+    """
+
+    async def start_server(self, **_options: Any) -> None:
+        """Begins to listen."""
+        self._listening = AsyncExitStack()
+        bound = listening(self.app, "127.0.0.1", 0)
+        self.host, self.port = "127.0.0.1", await self._listening.enter_async_context(bound)
+        self._root, self.scheme = URL(f"http://127.0.0.1:{self.port}"), "http"
+
+    async def close(self) -> None:
+        """Stops listening."""
+        if not self._closed:
+            self._closed = True
+            with patch.object(listener, "_HANDSHAKE_S", 0), patch.object(connections, "_PACE_S", 0):
+                await self._listening.aclose()
+
+
 @pytest.fixture
 async def make_client(ledger: FakeLedger) -> AsyncIterator[MakeClient]:
     """Makes clients of gateways: `await make_client(ledger__page_size="2")`."""
@@ -73,7 +98,7 @@ async def make_client(ledger: FakeLedger) -> AsyncIterator[MakeClient]:
     async def make(url: str | None = None, **settings: str) -> TestClient[Any, Any]:
         config = config_for(url or ledger.url, **settings)
         gateway = create_app(config, shared(config))
-        client: TestClient[Any, Any] = TestClient(TestServer(gateway.api))
+        client: TestClient[Any, Any] = TestClient(GatewayServer(gateway.api))
         await client.start_server()
         client.gateway = gateway  # type: ignore[attr-defined]
         clients.append(client)
