@@ -17,7 +17,7 @@ from gateway.bulkhead import BulkheadRules
 from gateway.cache import CachedLedger, bounded_memo
 from gateway.config import Auth, Config
 from gateway.cursors import CursorSigner, signing_key
-from gateway.edge import ask_of, is_last, respond, stamp
+from gateway.edge import TRACE, ask_of, is_last, respond, stamp
 from gateway.endpoints import ENDPOINTS, Api, Endpoint
 from gateway.fast_path import FAST_PATH, FastPath
 from gateway.freshness import Lifetime
@@ -86,6 +86,7 @@ def create_app(config: Config, common: Shared) -> Gateway:
     if config.server.fast_path:
         api[FAST_PATH] = FastPath(authenticator, cached, rate_limit, health, metrics)
         api.on_response_prepare.append(api[FAST_PATH].learn)
+    api.on_response_prepare.append(_release)
     api.cleanup_ctx.append(_running(client, writes, key_set))
     for endpoint in ENDPOINTS:
         # Any segment matches, braces too, so that it is the endpoint that refuses it.
@@ -160,6 +161,10 @@ def _application(metrics: Metrics, health: Health, max_body_bytes: int) -> web.A
     app[METRICS] = metrics
     app.on_response_prepare.extend([stamp, send_away])
     return app
+
+
+async def _release(request: web.Request, _response: web.StreamResponse) -> None:
+    request[TRACE].release()
 
 
 def _handler(walk: Walk, endpoint: Endpoint, body_timeout_s: float) -> Handler:

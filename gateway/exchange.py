@@ -16,7 +16,7 @@ class Trace:
     """What is known of one request; logged and counted once, when it is answered.
 
     Times are in seconds, `started` on the monotonic clock; sizes in bytes. `headers` go on the
-    answer, whatever it is.
+    answer, whatever it is. `found` and `sent` are there until the head of the answer is.
     """
 
     request_id: str
@@ -24,6 +24,7 @@ class Trace:
     route: str = "unmatched"
     principal: Principal | None = None
     ledger_time: float = 0.0
+    cache: str = "none"
     found: Found[Any] | None = None
     sent: Representation | None = None
     rows_dropped: int = 0
@@ -32,10 +33,9 @@ class Trace:
     aborted: bool = False
     headers: dict[str, str] = field(default_factory=dict)
 
-    @property
-    def cache(self) -> str:
-        """How the answer was come by, where that is a question."""
-        return str(self.found.outcome) if self.found is not None else "none"
+    def release(self) -> None:
+        """Lets go of what the ledger replied: a connection that is idle holds its last request."""
+        self.found = self.sent = None
 
 
 @dataclass(frozen=True, slots=True)

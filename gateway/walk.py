@@ -179,6 +179,7 @@ class Walk:
         if trace.found is None or not visit.mixed:
             # In a list that is mixed, later pages would tell how many rows are somebody else's.
             trace.found = worst(trace.found, found)
+            trace.cache = str(trace.found.outcome)
         trace.ledger_time += reply.elapsed if found.outcome is Outcome.MISS else 0.0
         if reply.is_success:
             return found

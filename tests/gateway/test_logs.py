@@ -17,9 +17,7 @@ from hypothesis import strategies as st
 
 from gateway import logs
 from gateway.authz import Principal, Role
-from gateway.calls import LedgerReply
 from gateway.exchange import Trace
-from gateway.kept import Found, Outcome, Reading
 from tests.conftest import CREDENTIAL, SECRET, caller, token
 from tests.fakes import FakeLedger
 
@@ -232,8 +230,7 @@ def test_a_request_is_one_event_with_the_same_fields_whatever_came_of_it(
 ) -> None:
     logs.log_request(Trace("id-1", 0.0), "GET", 404)
     trace = Trace("id-2", 0.0, route="/ledger", principal=Principal("alice", Role.USER, 0.0))
-    trace.ledger_time, trace.rows_dropped = 0.0123456, 3
-    trace.found = Found(Reading(LedgerReply(200, b""), None, 0), Outcome.MISS)
+    trace.ledger_time, trace.cache, trace.rows_dropped = 0.0123456, "miss", 3
     trace.bytes_sent, trace.code, trace.aborted = 17, "LEDGER_BROKEN", True
     logs.log_request(trace, "POST", 499)
     first, second = out.events()
