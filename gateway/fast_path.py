@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-from aiohttp import HttpVersion11, web
+from aiohttp import web
 
 from gateway.authn import Authenticator
 from gateway.cache import CachedLedger
@@ -26,6 +26,7 @@ from gateway.shortcuts import Shortcut
 
 # Headers that differ from request to request and change nothing in an answer but its id.
 PER_REQUEST = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-request-id"})
+HTTP_1_1 = (1, 1)
 _MAX_SHORTCUTS = 10_000
 # Longer heads are not worth the memory; in bytes.
 _MAX_HEAD = 4096
@@ -61,7 +62,7 @@ class FastPath:
 
     def by_message(self, message: Any, head: bytes | None) -> bytes | None:
         """The whole answer to a parsed head; `head` is its bytes where they came by themselves."""
-        if message.method != "GET" or message.should_close or message.version != HttpVersion11:
+        if message.method != "GET" or message.should_close or message.version != HTTP_1_1:
             return None
         key, request_id = _key(message)
         shortcut = self._by_request.get(key)
@@ -121,7 +122,7 @@ def _key(message: Any) -> tuple[Key, str | None]:
 
 def _plain(request: web.Request) -> bool:
     """Whether the request is all in its head, and wishes for nothing that age could change."""
-    if request.version != HttpVersion11 or not request.keep_alive or request.body_exists:
+    if request.version != HTTP_1_1 or not request.keep_alive or request.body_exists:
         return False
     return not is_last(request) and "Cache-Control" not in request.headers
 

@@ -11,92 +11,18 @@ from marshmallow import fields
 from gateway import __version__, errors
 from gateway.authz import Access, Role
 from gateway.endpoints import ENDPOINTS, Api, Endpoint, Reply
+from gateway.openapi_words import ABOUT, FAULTS, NOTES, SEEN_BY_USERS, SUMMARIES
 from schemas import ledger, rates
 from schemas.fields import MAX_METADATA_KEY, MAX_METADATA_TEXT, ORDER_ID, USERNAME, Metadata
 from schemas.queries import ListQuerySchema, RateListQuerySchema
 
 Json = dict[str, Any]
 
-_ABOUT = """\
-**Identity.** Send a JWT in one `Authorization` header, as `Bearer <token>` or bare. Its user name
-must equal the `username` header, which ledger routes require and rates routes accept. Its role is
-`admin`, `service` or `user`; a user reads only their own rows, and those without the fields
-`lp_id`, `lp_name` and `created_by_id` (an operator may choose others).
-
-**Replies.** Ledger routes answer `{"api_message": "<KEY>", "api_data": …}`, rates routes the rate
-itself or a bare array. What the ledger wrote is what you read, byte for byte: money is a decimal
-string, and row types and fields that are not described here are passed on. A rate's value is
-amount × 10^−scale; its `amount` can be too long for a float.
-
-**Lists.** Without `limit` a ledger list holds all rows, newest first, and is streamed: if the
-ledger fails on the way the connection is cut, and what came is not JSON. With `limit` it is a page,
-and a `Link` header with `rel="next"` leads to the next. Cursors are opaque, and good only for the
-caller, route and filters they were made for. Parameters that are not described are refused.
-
-**Repeating a write** with the same `Idempotency-Key` and body gives the first answer again, with
-`Idempotency-Replayed: true`, also while the first is in flight. With another body it is 422.
-
-**Errors** say what went wrong, who says so (`origin`) and which request it was. On ledger routes
-the code is `api_message`. On rates routes it is `code`: 0009 missing fields, 0053 unexpected
-fields, 0047 wrong type or value, 0094 malformed JSON, 0065 malformed path, 0028 the pair exists,
-0007 not found, 0041 no token, 0042 invalid token, 0043 not allowed, or a word. A method that a path
-does not have is 405, with `Allow`.
-"""
-# Who may call a route, and what they see of it, is derived from its roles.
-_SUMMARIES = {
-    "listLedger": "List the rows of the ledger",
-    "registerAction": "Register an action",
-    "listOrder": "List the rows of an order",
-    "listUser": "List the rows of a user",
-    "listPendingDeposits": "List a user's pending deposits by currency",
-    "createRate": "Create the exchange rate of a pair of instruments",
-    "listRates": "List the exchange rates that are not deleted",
-    "getRate": "Read an exchange rate, deleted or not",
-    "updateRate": "Change an exchange rate; metadata are replaced as a whole",
-    "deleteRate": "Make an exchange rate INACTIVE, and leave it out of lists",
-}
-_SEEN_BY_USERS = {
-    Access.ALL: "A user reads what everybody reads.",
-    Access.OWN_ROWS: "A user is shown their own rows only.",
-    Access.OWN_NAME: "A user may put only their own name in the path; else it is 403.",
-}
-_NOTES = {
-    "limit": "rows on a page; without it, all rows",
-    "cursor": "where the page begins, from the `Link` of the one before; goes with `limit`",
-    "since": "no rows before this instant",
-    "until": "no rows after this instant",
-    "username": "the token's user name",
-    # Has no pattern, as no value of it is refused.
-    "X-Request-Id": "1 to 128 of `A-Za-z0-9._-`, returned and logged; else one is made",
-    "Idempotency-Key": "the same for all repetitions of a write",
-}
-# What can go wrong: each sentence describes an answer, and stands in its example.
-_FAULTS = (
-    errors.InvalidPath("A path parameter is malformed."),
-    errors.InvalidQuery("The query breaks a rule.", fields={"page": "is not expected"}),
-    errors.MalformedBody("The body is not a JSON document, or a header is malformed."),
-    errors.InvalidRate("0047", "The rate breaks a rule.", fields={"scale": "must be an integer"}),
-    errors.TokenMissing("There is no token."),
-    errors.TokenInvalid("The token is not valid, or the username header is missing."),
-    errors.Forbidden("The role or the user name does not allow this."),
-    errors.LedgerRefused(404, "NOT_FOUND", "There is no such thing.", midaz_code="0007"),
-    errors.RequestTimeout("The body did not arrive in time."),
-    errors.LedgerRefused(409, "CONFLICT", "It is in flight, or exists.", midaz_code="0028"),
-    errors.PayloadTooLarge("The body is too large."),
-    errors.UnsupportedMediaType("The body must be application/json in UTF-8, not compressed."),
-    errors.InvalidAction("The action breaks a rule.", fields={"amount": "is required"}),
-    errors.LedgerRefused(422, "REFUSED", "The key came with another body.", midaz_code="0047"),
-    errors.LedgerRefused(429, "TOO_MANY_REQUESTS", "There are too many requests."),
-    errors.LedgerBroken("The ledger answered nonsense, or broke off."),
-    errors.LedgerUnreachable("The ledger cannot be reached."),
-    errors.NotReady("The gateway is not ready."),
-    errors.LedgerTimeout("The ledger did not answer in time."),
-    errors.OutcomeUnknown("A write may be done or not: repeat it with its Idempotency-Key."),
-)
 _ERROR_SCHEMAS = {Api.LEDGER: ledger.LedgerErrorSchema, Api.RATES: rates.RateErrorSchema}
 _NOT_OF = {Api.LEDGER: errors.InvalidRate, Api.RATES: errors.InvalidAction}
 _ERROR_HEADERS = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retry-After"]}
-_SOMETIMES = {"Link", "Idempotency-Replayed"}
+_SOMETIMES = {"Link", "Idempotency-Replayed", "ETag", "Age"}
+_OF_READS = ["ETag", "Cache-Status", "Age"]
 _IDS = {
     "organization_id": "5f3a4c55-8b28-4276-bed7-f7c8a4bb44e8",
     "ledger_id": "77b0fb8b-1bd9-4810-9c6d-7e80064fab0c",
@@ -164,7 +90,7 @@ _QUERIES: dict[Reply, list[Json]] = {
 
 def document() -> Json:
     """The document, ready for JSON."""
-    info = {"description": _ABOUT, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
+    info = {"description": ABOUT, "license": {"name": "Apache-2.0", "identifier": "Apache-2.0"}}
     plugin = MarshmallowPlugin()
     spec = APISpec("Ledger gateway", __version__, "3.1.0", [plugin], info=info)
     plugin.converter.add_attribute_function(_beyond_marshmallow)  # type: ignore[union-attr]
@@ -187,7 +113,7 @@ def document_bytes() -> bytes:
 
 def _add_errors(spec: APISpec) -> None:
     for api in Api:
-        for status in (*sorted({str(fault.status) for fault in _FAULTS}), "default"):
+        for status in (*sorted({str(fault.status) for fault in FAULTS}), "default"):
             spec.components.response(f"{api.value}-{status}", _error(api, status))
 
 
@@ -204,8 +130,8 @@ def _beyond_marshmallow(_converter: object, field: fields.Field[Any], **_rest: o
     """What the document says of a field that marshmallow or apispec has no word for."""
     if isinstance(field, Metadata):
         return {"propertyNames": {"minLength": 1, "maxLength": MAX_METADATA_KEY}}
-    if isinstance(field.parent, ListQuerySchema) and field.name in _NOTES:
-        return {"description": _NOTES[field.name]}
+    if isinstance(field.parent, ListQuerySchema) and field.name in NOTES:
+        return {"description": NOTES[field.name]}
     return {}
 
 
@@ -219,7 +145,7 @@ def _response(description: str, schema: Any, headers: list[str], **examples: Any
 
 
 def _error(api: Api, status: str) -> Json:
-    faults = [fault for fault in _FAULTS if str(fault.status) == status]
+    faults = [fault for fault in FAULTS if str(fault.status) == status]
     faults = [fault for fault in faults if not isinstance(fault, _NOT_OF[api])]
     text = " Or: ".join(fault.detail for fault in faults) or "Any other error."
     examples = {fault.code: {"value": api.error_body(fault, "5f0c7c1e9b6d")} for fault in faults}
@@ -227,15 +153,17 @@ def _error(api: Api, status: str) -> Json:
 
 
 def _operation(endpoint: Endpoint) -> Json:
-    operation = {
+    operation: Json = {
         "operationId": endpoint.name,
         "tags": [endpoint.api.value.title()],
-        "summary": _SUMMARIES[endpoint.name],
+        "summary": SUMMARIES[endpoint.name],
         "security": [{"token": []}],
         "description": _audience(endpoint),
         "parameters": _parameters(endpoint),
         "responses": {str(endpoint.status): _success(endpoint)} | _errors(endpoint),
     }
+    if not endpoint.is_write:
+        operation["responses"]["304"] = _response("What you have is right.", None, _OF_READS)
     if endpoint.check_body is not None:
         content = {"application/json": _BODIES[endpoint.name]}
         operation["requestBody"] = {"required": True, "content": content}
@@ -250,7 +178,7 @@ def _audience(endpoint: Endpoint) -> str:
         return f"For {roles}; a user gets 403."
     hidden = access is Access.OWN_ROWS and endpoint.own_path is None
     silence = " If none are theirs it is 403, whether or not there are any." if hidden else ""
-    return f"For {roles}. {_SEEN_BY_USERS[access]}{silence}"
+    return f"For {roles}. {SEEN_BY_USERS[access]}{silence}"
 
 
 def _parameters(endpoint: Endpoint) -> list[Json]:
@@ -262,17 +190,20 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
     if endpoint.is_write:
         required = endpoint.idempotency_key_required
         found.append(_header("Idempotency-Key", required, "^[!-~]{1,255}$"))
+    else:
+        found += [_header("If-None-Match", False, ""), _header("Cache-Control", False, "")]
     return found
 
 
 def _header(name: str, required: bool, pattern: str) -> Json:
     schema = {"type": "string"} | ({"pattern": pattern} if pattern else {})
-    fixed = {"in": "header", "name": name, "description": _NOTES[name]}
+    fixed = {"in": "header", "name": name, "description": NOTES[name]}
     return fixed | {"required": required, "schema": schema}
 
 
 def _success(endpoint: Endpoint) -> Json:
-    headers = ["Link"] * endpoint.is_list + ["Idempotency-Replayed"] * endpoint.is_write
+    headers = ["Link"] * endpoint.is_list
+    headers += ["Idempotency-Replayed"] if endpoint.is_write else _OF_READS
     if endpoint.reply is Reply.NOTHING:
         return _response("Done.", None, headers)
     schema, example = _REPLIES[endpoint.reply]

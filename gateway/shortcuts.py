@@ -1,10 +1,11 @@
 """One answer that was given before, ready but for what differs each time."""
 
+import time
 import weakref
 from collections.abc import Mapping
+from email.utils import formatdate
 
 from aiohttp import web
-from aiohttp.helpers import rfc822_formatted_time
 
 from gateway import logs
 from gateway.exchange import Trace
@@ -35,7 +36,7 @@ class Shortcut:
         self._count = metrics.repeated(trace)
         self._log = logs.repeated(trace)
         self._lines = _lines(response)
-        self._second: tuple[int, int, str] | None = None
+        self._second: tuple[int, int, int] | None = None
         self._around_id = (b"", b"")
 
     def head(self, age: float, left: float, limits: Mapping[str, str], request_id: str) -> bytes:
@@ -43,7 +44,7 @@ class Shortcut:
 
         `age` and what is `left` of its lifetime are in seconds.
         """
-        second = (int(age), int(left // 1), rfc822_formatted_time())
+        second = (int(age), int(left // 1), int(time.time()))
         if limits or second != self._second:
             self._second = second
             self._around_id = self._made(second, limits)
@@ -55,10 +56,10 @@ class Shortcut:
         self._count(duration)
         self._log(request_id, duration)
 
-    def _made(self, second: tuple[int, int, str], limits: Mapping[str, str]) -> tuple[bytes, bytes]:
-        age, left, date = second
-        values = {"Age": str(age), "Cache-Status": cache_status_of_hit(left), "Date": date}
-        values |= {"X-Request-Id": _ID, **limits}
+    def _made(self, second: tuple[int, int, int], limits: Mapping[str, str]) -> tuple[bytes, bytes]:
+        age, left, now = second
+        values = {"Age": str(age), "Cache-Status": cache_status_of_hit(left)}
+        values |= {"Date": formatdate(now, usegmt=True), "X-Request-Id": _ID, **limits}
         lines = [f"{name}: {values.get(name, value)}" for name, value in self._lines]
         before, after = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).split(_ID)
         return before.encode(), after.encode()

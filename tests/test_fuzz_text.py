@@ -24,7 +24,7 @@ from yarl import URL
 
 from gateway.app import create_app, shared
 from gateway.authz import View
-from gateway.rows import Row, UnreadableBody, passes, read_groups, read_rows, shown
+from gateway.rows import Row, RowIndex, UnreadableBody, shown
 from schemas import strict_json
 from schemas.queries import list_query, parse_query, rate_filters
 from schemas.violations import Violations
@@ -35,6 +35,8 @@ from tests.gateway.test_rows import (
     SPACE,
     array_text,
     enveloped,
+    read_groups,
+    read_rows,
     row_text,
 )
 
@@ -165,7 +167,9 @@ def assert_only_alices(body: bytes, rows: list[Row]) -> None:
     end = 0
     for row in rows:
         end = body.index(row.raw, end) + len(row.raw)
-    seen = shown([row for row in rows if passes(row, ALICE)], ALICE.hidden)
+    index = RowIndex()
+    index.add(rows)
+    seen = shown(index.seen(ALICE), ALICE.hidden)
     for text, row in zip(seen, strictly(b"[" + b",".join(seen) + b"]"), strict=True):
         assert text.startswith(b"{")
         assert [value for name, value in row if name == "username"] == ["alice"]

@@ -89,7 +89,7 @@ def test_a_library_is_known_in_one_file(library: str, home: str) -> None:
 
 
 def test_only_the_ledger_client_knows_the_client_side_of_aiohttp() -> None:
-    server_side = ("aiohttp.web", "aiohttp.typedefs")
+    server_side = ("aiohttp.web", "aiohttp.typedefs", "aiohttp.streams")
     knowing = {
         name
         for name in importers_of("aiohttp")
