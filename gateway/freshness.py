@@ -10,9 +10,8 @@ from enum import StrEnum
 
 from multidict import CIMultiDictProxy
 
-_DIRECTIVE = re.compile(
-    r'\s*([!#$%&\'*+.^_`|~\w-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]*)))?\s*'
-)
+# It begins with what it looks for: in front of that, optional space would be tried again and again.
+_DIRECTIVE = re.compile(r'([!#$%&\'*+.^_`|~\w-]+)\s*(?:=\s*(?:"((?:[^"\\]|\\.)*)"|([^",\s]*)))?')
 _FOREVER = float("inf")
 
 
@@ -93,9 +92,9 @@ def use_of(age: float, lifetime: Lifetime, wish: Wishes) -> Use:
     if young and stale < lifetime.revalidate_s:
         return Use.REVALIDATED
     unasked = lifetime.if_error_s if young else 0.0
-    if stale < max(unasked, min(wish.stale_if_error, lifetime.max_stale_s)):
-        return Use.IF_ERROR
-    return Use.NONE
+    patience = max(unasked, min(wish.stale_if_error, lifetime.max_stale_s))
+    # Without any, what is merely older than the caller wishes is not given to them either.
+    return Use.IF_ERROR if stale < patience and patience > 0 else Use.NONE
 
 
 def directives(values: Iterable[str]) -> dict[str, str]:
