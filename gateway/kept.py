@@ -13,11 +13,11 @@ _NAME = "ledger-gateway"
 
 
 class Outcome(StrEnum):
-    """How an answer was come by."""
+    """How an answer was come by; the worst stands last."""
 
     HIT = "hit"
-    STALE = "stale"
     MISS = "miss"
+    STALE = "stale"
 
 
 @dataclass(frozen=True, slots=True)
