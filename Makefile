@@ -16,7 +16,10 @@ BROWSERS = chromium-headless-shell chromium chromium-browser google-chrome
 find_browser = case "$$BROWSER" in (*[Cc]hrom*) command -v "$$BROWSER" && exit;; esac; \
 	for name in $(BROWSERS); do command -v "$$name" && exit; done; exit 1
 
-.PHONY: help install run test lint format lock upgrade browser bench clean
+# The server for the tests of coherence, either of the two.
+find_redis = for name in redis-server valkey-server; do command -v $$name && exit; done; exit 1
+
+.PHONY: help install run test lint format lock upgrade browser redis bench clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -26,8 +29,8 @@ install: $(VENV)/.installed ## make .venv with the gateway in it, from requireme
 run: install ## start the demo on http://127.0.0.1:8080
 	$(BIN)/ledger-gateway demo
 
-# The browser comes last before the tests, so that a slip of style is told without waiting for it.
-test: lint browser ## everything that a change must pass
+# These two come last before the tests, so that a slip of style is told without waiting for them.
+test: lint browser redis ## everything that a change must pass
 	BROWSER="$$($(find_browser))" $(BIN)/python -m pytest --cov
 
 lint: $(VENV)/.installed-test ## ruff and mypy
@@ -73,13 +76,25 @@ browser: ## find a headless Chromium for the page tests, or install Debian's
 		echo "The page tests need a headless Chromium, and none could be found or installed." >&2; \
 		echo "Install Chromium or Google Chrome, or name one: make test BROWSER=/path/to/chrome" >&2; exit 1; }
 
+redis: ## find a Redis or Valkey server for the tests, or install Debian's
+	@( $(find_redis) ) || { command -v apt-get >/dev/null \
+		&& { [ "$$(id -u)" = 0 ] || command -v sudo >/dev/null; } \
+		&& as_root=$$([ "$$(id -u)" = 0 ] || echo sudo) \
+		&& $$as_root apt-get update --quiet \
+		&& $$as_root env DEBIAN_FRONTEND=noninteractive apt-get install --quiet --yes --no-install-recommends \
+			redis-server \
+		&& ( $(find_redis) ); } || { \
+		echo "The tests of coherence need redis-server or valkey-server, and none could be found or installed." >&2; \
+		echo "Install Redis or Valkey, so that one of the two is on PATH." >&2; exit 1; }
+
 lock: ## write the lock files anew, keeping every version that still fits
 	[ -x $(UV) ] || "$(PYTHON)" -m venv $(LOCK_VENV)
 	$(LOCK_VENV)/bin/python -m pip --disable-pip-version-check --quiet install uv==$(UV_VERSION)
 	@# The build backend is locked too; its line is the one in pyproject.toml.
 	sed -n 's/^requires = \["\(.*\)"\]$$/\1/p' pyproject.toml \
-		| $(UV) pip compile $(LOCK_FLAGS) setup.cfg - --output-file requirements.lock
-	$(UV) pip compile $(LOCK_FLAGS) setup.cfg --extra test --constraints requirements.lock \
+		| $(UV) pip compile $(LOCK_FLAGS) setup.cfg --extra redis - \
+			--output-file requirements.lock
+	$(UV) pip compile $(LOCK_FLAGS) setup.cfg --extra redis --extra test --constraints requirements.lock \
 		--output-file requirements-test.lock
 
 upgrade: UPGRADE = --upgrade

@@ -15,6 +15,7 @@ from gateway.authn import Authenticator, read_key_set
 from gateway.breaker import BreakerRules
 from gateway.bulkhead import BulkheadRules
 from gateway.cache import CachedLedger, bounded_memo
+from gateway.coherence import Coherence
 from gateway.config import Auth, Config
 from gateway.cursors import CursorSigner, signing_key
 from gateway.edge import TRACE, ask_of, is_last, respond, stamp
@@ -65,7 +66,8 @@ def create_app(config: Config, common: Shared) -> Gateway:
     """A gateway for a configuration; nothing is opened before it is started."""
     client, writes = LedgerClient(config.ledger), Writes()
     guarded = GuardedLedger(client, guard_rules(config))
-    cached = CachedLedger(guarded, config.cache, common.generations)
+    coherence = _coherence(config, common.generations)
+    cached = CachedLedger(guarded, config.cache, common.generations, coherence=coherence)
     memo = bounded_memo(_REMEMBERED_TOKENS if config.server.fast_path else 0)
     key_set = _key_set(config.auth, client, memo.clear)
     keyring = Keyring(_configured_keys(config.auth), key_set)
@@ -80,14 +82,14 @@ def create_app(config: Config, common: Shared) -> Gateway:
         CursorSigner(common.cursor_key),
         _rules(config),
     )
-    health = Health(keyring, revocations, client, guarded, cached)
+    health = Health(keyring, revocations, client, guarded, cached, coherence=coherence)
     metrics = Metrics()
     api = _application(metrics, health, config.server.max_body_bytes)
     if config.server.fast_path:
         api[FAST_PATH] = FastPath(authenticator, cached, rate_limit, health, metrics)
         api.on_response_prepare.append(api[FAST_PATH].learn)
     api.on_response_prepare.append(_release)
-    api.cleanup_ctx.append(_running(client, writes, key_set))
+    api.cleanup_ctx.append(_running(client, writes, key_set, coherence))
     for endpoint in ENDPOINTS:
         # Any segment matches, braces too, so that it is the endpoint that refuses it.
         path = endpoint.path.replace("}", ":[^/]+}")
@@ -114,6 +116,16 @@ def _key_set(auth: Auth, client: LedgerClient, changed: Callable[[], None]) -> K
         rules=KeySetRules(auth.jwks_refresh_s, auth.jwks_max_age_s),
         changed=changed,
     )
+
+
+def _coherence(config: Config, generations: Generations) -> Coherence | None:
+    url = config.coherence.redis_url
+    if url is None:
+        return None
+    # Not installed unless it is used.
+    from gateway.redis_link import redis_link
+
+    return Coherence(generations, partial(redis_link, url), config.coherence.trust_s)
 
 
 def guard_rules(config: Config) -> GuardRules:
@@ -181,11 +193,11 @@ async def _expect(request: web.Request) -> None:
 
 
 def _running(
-    client: LedgerClient, writes: Writes, key_set: KeySet | None
+    client: LedgerClient, writes: Writes, key_set: KeySet | None, coherence: Coherence | None
 ) -> Callable[[web.Application], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def context(_app: web.Application) -> AsyncIterator[None]:
-        async with client.run(), _kept_fresh(key_set):
+        async with client.run(), _kept_running(key_set), _kept_running(coherence):
             yield
             await writes.finish()
 
@@ -193,16 +205,16 @@ def _running(
 
 
 @asynccontextmanager
-async def _kept_fresh(key_set: KeySet | None) -> AsyncIterator[None]:
-    if key_set is None:
+async def _kept_running(part: KeySet | Coherence | None) -> AsyncIterator[None]:
+    if part is None:
         yield
         return
-    refreshing = asyncio.create_task(key_set.run())
+    running = asyncio.create_task(part.run())
     try:
         yield
     finally:
-        refreshing.cancel()
-        await asyncio.gather(refreshing, return_exceptions=True)
+        running.cancel()
+        await asyncio.gather(running, return_exceptions=True)
 
 
 def _path(text: str | None) -> Path | None:

@@ -120,7 +120,7 @@ class CachedLedger:
             if use is Use.REVALIDATED:
                 self._joined(fetch)
             return self._found(kept, Outcome.HIT)
-        flight = self._flight(fetch, wish)
+        forwarded, flight = self._reason(kept, wish), self._flight(fetch, wish)
         try:
             reading, stored = await asyncio.shield(flight)
         except GatewayError:
@@ -129,10 +129,16 @@ class CachedLedger:
             return self._found(kept, Outcome.STALE)
         if reading.reply.status == 503 and kept is not None and self._tides_over(kept, wish):
             return self._found(kept, Outcome.STALE)
-        return Found(reading, Outcome.MISS, kept=stored, forwarded=_reason(kept, wish))
+        return Found(reading, Outcome.MISS, kept=stored, forwarded=forwarded)
 
     def _use(self, kept: Kept | None, wish: Wishes) -> Use:
         return Use.NONE if kept is None else use_of(self._now() - kept.at, kept.lifetime, wish)
+
+    def _reason(self, kept: Kept | None, wish: Wishes) -> str:
+        """Why the ledger is asked (RFC 9211 section 2.2)."""
+        if wish.no_cache or wish.no_store or self._use(kept, NO_WISHES) is Use.FRESH:
+            return "request"
+        return "uri-miss" if kept is None else "stale"
 
     def _tides_over(self, kept: Kept, wish: Wishes) -> bool:
         """Whether an old entry may be used because the ledger has failed."""
@@ -201,13 +207,6 @@ class _Fetch:
     def name(self) -> tuple[Key, int]:
         """What reads have in common that may share one call."""
         return self.key, self.generation
-
-
-def _reason(kept: Kept | None, wish: Wishes) -> str:
-    """Why the ledger was asked (RFC 9211 section 2.2)."""
-    if wish.no_cache or wish.no_store:
-        return "request"
-    return "uri-miss" if kept is None else "stale"
 
 
 async def _reading(reply: LedgerReply, parse: Parse) -> Reading[Any]:

@@ -6,6 +6,7 @@ a file that holds it (contract section 8). Only `app` sees the whole; parts rece
 
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -128,9 +129,10 @@ class Cache:
 
 @dataclass(frozen=True, slots=True)
 class Coherence:
-    """How gateways on several machines hear of each other's writes."""
+    """How gateways on several machines hear of each other's writes. Time in seconds."""
 
     redis_url: Secret | None
+    trust_s: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -195,8 +197,8 @@ def _section(name: str, values: Any, problems: list[str]) -> Any:
     section = _TYPES[name](**{key: _frozen(name, key, value) for key, value in loaded.items()})
     if isinstance(section, Auth):
         problems += auth_problems(section)
-    if isinstance(section, Coherence) and section.redis_url is not None:
-        problems.append("coherence.redis_url: this version cannot use one")
+    if isinstance(section, Coherence) and section.redis_url is not None and not find_spec("redis"):
+        problems.append("coherence.redis_url: not without redis: pip install ledger-gateway[redis]")
     return section
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from gateway import __version__
 from gateway.cache import CachedLedger
+from gateway.coherence import Coherence
 from gateway.errors import GatewayError
 from gateway.guard import GuardedLedger
 from gateway.keyring import Keyring
@@ -28,12 +29,14 @@ class Health:
         guarded: GuardedLedger,
         cached: CachedLedger,
         now: Callable[[], float] = time.monotonic,
+        coherence: Coherence | None = None,
     ) -> None:
         self._keyring = keyring
         self._revocations = revocations
         self._client = client
         self._guarded = guarded
         self._cached = cached
+        self._coherence = coherence
         self._now = now
         self._started = now()
         self._probing = asyncio.Lock()
@@ -48,7 +51,7 @@ class Health:
 
     async def report(self) -> dict[str, Any]:
         """All of it, JSON-ready; times in seconds; no secret and no user data."""
-        return {
+        report = {
             "status": "ok" if self.ready else "not ready",
             "version": __version__,
             "uptime_s": round(self._now() - self._started, 3),
@@ -58,6 +61,9 @@ class Health:
             "guard": self._guarded.state(),
             "cache": self._cached.statistics(),
         }
+        if self._coherence is not None:
+            report["coherence"] = self._coherence.state()
+        return report
 
     def _keys(self) -> dict[str, Any]:
         age = self._keyring.age()

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import parse_qsl, urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
@@ -68,6 +68,22 @@ def _http_url(value: str) -> None:
         fits = False
     if not fits:
         raise ValidationError("Not an http(s) URL.")
+
+
+# What may follow the `?` of a rediss URL: whom to trust, never whether to look.
+_TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
+
+
+def _redis_url(value: str) -> None:
+    try:
+        parts = urlsplit(value)
+        place = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
+        options = {name for name, _ in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
+    except ValueError:
+        place, options = None, set()
+    known = _TLS_OPTIONS if value.startswith("rediss:") else set()
+    if not place or not value.startswith(("redis://", "rediss://", "unix://")) or options - known:
+        raise ValidationError("Not a redis, rediss or unix URL.")
 
 
 class ServerSchema(Schema):
@@ -156,7 +172,8 @@ class CacheSchema(Schema):
 class CoherenceSchema(Schema):
     """How gateways on several machines hear of each other's writes."""
 
-    redis_url = _optional()
+    redis_url = _optional(_redis_url)
+    trust_s = _seconds(1.0, 0.0, 86_400.0)
 
 
 class LimitsSchema(Schema):
