@@ -15,6 +15,7 @@ from typing import Any, TypeVar
 import cachetools
 
 from gateway.calls import LedgerCall, LedgerReply
+from gateway.coherence import Coherence
 from gateway.config import Cache
 from gateway.errors import GatewayError, LedgerBroken
 from gateway.freshness import NO_WISHES, Lifetime, Use, Wishes, allowed, use_of
@@ -40,7 +41,9 @@ def bounded_memo(size: int) -> MutableMapping[Any, Any]:
 
 
 class CachedLedger:
-    """The ledger, asked only for what is not known. `now` is a monotonic clock in seconds."""
+    """The ledger, asked only for what is not known. `now` is a monotonic clock in seconds; without
+    `coherence` nobody else writes to the ledger.
+    """
 
     def __init__(
         self,
@@ -48,10 +51,12 @@ class CachedLedger:
         settings: Cache,
         generations: Generations,
         now: Callable[[], float] = time.monotonic,
+        coherence: Coherence | None = None,
     ) -> None:
         self._ledger = ledger
         self._generations = generations
         self._now = now
+        self._coherence = coherence
         self._entries: cachetools.TLRUCache[Key, Kept] = cachetools.TLRUCache(
             maxsize=settings.max_bytes if settings.enabled else 0,
             ttu=lambda _key, kept, at: at + kept.lifetime.kept_s,
@@ -84,18 +89,18 @@ class CachedLedger:
 
     async def write(self, call: LedgerCall, tag: str) -> LedgerReply:
         """The reply to a write, sent at most once. Raises what `GuardedLedger.send` does."""
-        self._generations.bump(tag)
+        await self._written(tag)
         try:
             return await self._ledger.send(call)
         finally:
             # Also after a failure: the write may have been carried out.
-            self._generations.bump(tag)
+            await self._written(tag)
 
     def age_if_fresh(self, kept: Kept) -> float | None:
         """The age of an entry that may be used at this moment, whatever is known of the caller."""
         age = self._now() - kept.at
-        fresh = age < kept.lifetime.fresh_s and self._generations.of(kept.tag) == kept.generation
-        return age if fresh else None
+        fresh = age < self._lifetime(kept).fresh_s
+        return age if fresh and self._generations.of(kept.tag) == kept.generation else None
 
     def count(self, outcome: Outcome) -> None:
         """Notes how an answer was come by."""
@@ -131,8 +136,22 @@ class CachedLedger:
             return self._found(kept, Outcome.STALE)
         return Found(reading, Outcome.MISS, kept=stored, forwarded=forwarded)
 
+    async def _written(self, tag: str) -> None:
+        self._generations.bump(tag)
+        if self._coherence is not None:
+            await self._coherence.announce(tag)
+
     def _use(self, kept: Kept | None, wish: Wishes) -> Use:
-        return Use.NONE if kept is None else use_of(self._now() - kept.at, kept.lifetime, wish)
+        if kept is None:
+            return Use.NONE
+        return use_of(self._now() - kept.at, self._lifetime(kept), wish)
+
+    def _lifetime(self, kept: Kept) -> Lifetime:
+        """How long an entry is good for at this moment: less if others write and are not heard."""
+        if self._coherence is None or self._coherence.connected:
+            return kept.lifetime
+        trusted_s = min(kept.lifetime.fresh_s, self._coherence.trust_s)
+        return replace(kept.lifetime, fresh_s=trusted_s, revalidate_s=0.0)
 
     def _reason(self, kept: Kept | None, wish: Wishes) -> str:
         """Why the ledger is asked (RFC 9211 section 2.2)."""
