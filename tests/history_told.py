@@ -80,8 +80,8 @@ def lists(began: float, ended: float, *found: Document, **rest: Any) -> Call:
     return call(Kind.ROWS, began, ended, 200, **{"answer": {"api_data": list(found)}, **rest})
 
 
-def lists_rates(began: float, ended: float, *found: Document) -> Call:
-    return call(Kind.RATES, began, ended, 200, answer=list(found))
+def lists_rates(began: float, ended: float, *found: Document, **rest: Any) -> Call:
+    return call(Kind.RATES, began, ended, 200, answer=list(found), **rest)
 
 
 DORA: Document = {"caller": "dora", "role": "user", "asked": {"username": "dora"}}
