@@ -7,7 +7,6 @@ least time that it takes is what it costs; in the others something else was done
 
 import asyncio
 import gc
-import sys
 import time
 import tracemalloc
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +20,7 @@ from gateway.server import listening
 from tests import hostile
 from tests.conftest import config_for
 from tests.fakes import FakeLedger
+from tests.unwatched import unwatched
 
 AT_ONCE_S = 0.05
 BRIEF = 16 * 1024
@@ -76,11 +76,9 @@ async def gateway(ledger: FakeLedger) -> AsyncIterator[int]:
 
 @pytest.fixture(autouse=True)
 def nobody_watches() -> Iterator[None]:
-    """Takes a measurer of coverage away for a while: what it costs is not the gateway's."""
-    tracer = sys.gettrace()
-    sys.settrace(None)
-    yield
-    sys.settrace(tracer)
+    """What the measurer of coverage costs is not the gateway's."""
+    with unwatched():
+        yield
 
 
 @pytest.fixture
