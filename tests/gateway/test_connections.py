@@ -5,7 +5,7 @@ import json
 import re
 import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AbstractAsyncContextManager, asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
@@ -165,9 +165,11 @@ Serve = Callable[..., AbstractAsyncContextManager[Served]]
 
 
 @pytest.fixture(autouse=True)
-def near_callers(monkeypatch: pytest.MonkeyPatch) -> None:
+def near_callers() -> Iterator[None]:
     """Nobody here is so far away that a handshake takes long."""
-    monkeypatch.setattr(listener, "_HANDSHAKE_S", 0.005)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(listener, "_HANDSHAKE_S", 0.005)
+        yield
 
 
 @pytest.fixture
@@ -955,8 +957,9 @@ async def test_a_request_that_comes_too_late_is_not_carried_out(
             await asyncio.sleep(0)
         await cleanup(runner)
 
-    monkeypatch.setattr(web.AppRunner, "cleanup", too_late)
-    await leave(context)
+    with monkeypatch.context() as patch:
+        patch.setattr(web.AppRunner, "cleanup", too_late)
+        await leave(context)
     assert await asyncio.to_thread(heard, one) == b""
     assert [call.method for call in ledger.calls] == ["GET"]
 
