@@ -91,8 +91,8 @@ LEAST = {
     "writes certainly not sent": 0.005,
     "writes refused": 0.005,
     "writes repeated": 0.01,
-    "reads answered from what was kept": 0.05,
-    "reads in times of one gateway": 0.15,
+    "reads answered from what was kept": 0.03,
+    "reads in times of one gateway": 0.1,
 }
 
 
@@ -123,5 +123,5 @@ async def test_every_call_of_a_troubled_time_is_explained(
     assert not found, f"HISTORY_SEED={seed}: {len(found)} violations, such as {found[:5]}"
     assert "Traceback" not in life.said
     came = shares(life)
-    print(len(life.calls), came)
-    assert not {name: came for name, least in LEAST.items() if came.get(name, 0) < least}
+    missing = [name for name, least in LEAST.items() if came.get(name, 0.0) < least]
+    assert not missing, f"HISTORY_SEED={seed}: too few {missing}: {came}"

@@ -188,7 +188,6 @@ async def test_a_bug_makes_a_history_that_nothing_explains(
 ) -> None:
     plant(monkeypatch)
     found = await broken_rules(appetite)
-    print(found)
     assert found[rule] > 0
 
 
@@ -214,5 +213,4 @@ async def test_workers_that_do_not_hear_of_each_others_writes_make_one(tmp_path:
         calls = await make_calls(fleet.url, WATCHER)
         await fleet.stop()
     found = Counter(rule for rule, _ in violations(calls, witness.state()))
-    print(found)
     assert found[Rule.STALE] > 0
