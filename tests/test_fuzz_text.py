@@ -40,7 +40,7 @@ from tests.gateway.test_rows import (
     row_text,
 )
 
-bounded = settings(max_examples=1000, deadline=None, derandomize=True, database=None)
+bounded = settings(max_examples=500, deadline=None, derandomize=True, database=None)
 
 fewer = settings(bounded, max_examples=200)
 
