@@ -4,6 +4,7 @@ import asyncio
 import random
 import socket
 import struct
+from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
@@ -48,13 +49,17 @@ class Odds:
 
 
 class FaultyProxy:
-    """Passes connections on to a port of this machine; `url` is where it listens when it does."""
+    """Passes connections on to a port of this machine; `url` is where it listens when it does.
+
+    `made` counts the faults that there were.
+    """
 
     def __init__(self, target: int, chance: random.Random, odds: Odds) -> None:
         self._target, self._chance, self._odds = target, chance, odds
         self._tasks: set[asyncio.Task[None]] = set()
         self._writers: set[asyncio.StreamWriter] = set()
         self._server: asyncio.Server | None = None
+        self.made: Counter[Fault] = Counter()
         # Bound and never listening: the port stays ours while nobody listens on it.
         self._place = socket.socket()
         self._place.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
@@ -116,6 +121,7 @@ class FaultyProxy:
         with suppress(ConnectionError):
             while piece := await source.read(_PIECE):
                 fault = self._odds.draw(self._chance)
+                self.made.update([fault] if fault else [])
                 if not await self._pass(piece, sink, fault):
                     self._end(near)
                     break

@@ -15,7 +15,7 @@ from tests.history import WRITES, Call, Fate, Kind, LedgerState, Spell, fate, ma
 from tests.history_calls import Notebook
 from tests.history_checks import violations
 from tests.history_clients import Client
-from tests.history_faults import FaultyProxy, Odds
+from tests.history_faults import Fault, FaultyProxy, Odds
 from tests.history_world import Fleet, WitnessLedger
 
 CLIENTS = 8
@@ -28,12 +28,15 @@ Trouble = Callable[[], Awaitable[None]]
 
 @dataclass(frozen=True, slots=True)
 class Life:
-    """What was asked and answered, the ledger at the end, when two gateways served, their logs."""
+    """What was asked and answered, the ledger at the end, when two gateways served, what they had
+    to say, and what befell the line.
+    """
 
     calls: Sequence[Call]
     ledger: LedgerState
     spells: Sequence[Spell]
     said: str
+    faults: Mapping[Fault, int]
 
 
 async def troubles(
@@ -78,7 +81,7 @@ async def lived(seed: int, total: int, folder: Path) -> Life:
         over.set()
         await asyncio.wait(calling)
         await fleet.stop()
-    return Life(notebook.calls, ledger.state(), fleet.spells, fleet.said)
+    return Life(notebook.calls, ledger.state(), fleet.spells, fleet.said, proxy.made)
 
 
 # Which part of all calls at least came to what: without them an explanation means little.
@@ -122,6 +125,7 @@ async def test_every_call_of_a_troubled_time_is_explained(
     found = violations(life.calls, life.ledger, life.spells)
     assert not found, f"HISTORY_SEED={seed}: {len(found)} violations, such as {found[:5]}"
     assert "Traceback" not in life.said
+    assert all(life.faults.get(fault, 0) > 1 for fault in Fault), (seed, life.faults)
     came = shares(life)
     missing = [name for name, least in LEAST.items() if came.get(name, 0.0) < least]
     assert not missing, f"HISTORY_SEED={seed}: too few {missing}: {came}"
