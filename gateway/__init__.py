@@ -8,8 +8,10 @@
 6. `cache`        the ledger's raw answer if it is known, else from
 7. `ledger`       the ledger, under one deadline, its faults translated.
 8. `rows`         what they may see of it: slices of the ledger's own bytes, never rewritten.
-9. `walk`         does 3 to 8 in order, in one function that reads from top to bottom.
-10. `app`         is where all of it meets; `__main__` starts it.
+9. `walk`         does 3 to 8 in order, in one file that reads from top to bottom.
+10. `edge`        sends it, in the coding that suits the caller, or says that they have it already.
+11. `fast_path`   gives an answer that was given before again, while all that decided it stands.
+12. `app`         is where all of it meets; `__main__` starts it.
 """
 
 __version__ = "0.1.0"

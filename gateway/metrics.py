@@ -1,8 +1,10 @@
 """Prometheus metrics, labelled by route template: never by a path that a caller chose."""
 
+import asyncio
 import os
 import time
 from collections.abc import Callable
+from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -16,6 +18,8 @@ from prometheus_client import (
 from gateway.exchange import Trace
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
+# How long an answer that is made in microseconds may wait to be counted.
+_SETTLE_S = 0.1
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -47,6 +51,8 @@ class Metrics:
         self._cache = Counter(
             "gateway_cache", "Reads by what the cache knew.", ["outcome"], registry=registry
         )
+        # Answers so far, by kind, that took so many seconds and are not counted yet.
+        self._pending: dict[_Kind, list[float]] = {}
         self._in_flight = Gauge(
             "gateway_requests_in_flight",
             "Requests not yet answered.",
@@ -73,19 +79,31 @@ class Metrics:
 
     def repeated(self, trace: Trace) -> Callable[[float], None]:
         """Counts one more answer like this one, given how many seconds it took."""
-        count = self._requests.labels("GET", trace.route, "200").inc
-        observe = self._duration.labels(trace.route).observe
-        known = self._cache.labels(trace.cache).inc
-        drop, dropped = self._dropped.inc, trace.rows_dropped
+        kind = _Kind(trace.route, trace.cache, trace.rows_dropped)
+        durations = self._pending.setdefault(kind, [])
 
         def finished(seconds: float) -> None:
-            count()
-            observe(seconds)
-            known()
-            if dropped:
-                drop(dropped)
+            durations.append(seconds)
+            if len(durations) == 1:
+                asyncio.get_running_loop().call_later(_SETTLE_S, self.settle)
 
         return finished
+
+    def settle(self) -> None:
+        """Counts the repeated answers that were only noted."""
+        for kind, durations in self._pending.items():
+            if durations:
+                self._settle(kind, durations)
+                durations.clear()
+
+    def _settle(self, kind: "_Kind", durations: list[float]) -> None:
+        count = len(durations)
+        self._requests.labels("GET", kind.route, "200").inc(count)
+        self._cache.labels(kind.cache).inc(count)
+        self._dropped.inc(count * kind.rows_dropped)
+        observe = self._duration.labels(kind.route).observe
+        for seconds in durations:
+            observe(seconds)
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -103,11 +121,20 @@ class Metrics:
         return found
 
     def _collected(self) -> CollectorRegistry:
+        self.settle()
         if "PROMETHEUS_MULTIPROC_DIR" not in os.environ:
             return self._registry
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+
+class _Kind(NamedTuple):
+    """What repeated answers have in common that is counted."""
+
+    route: str
+    cache: str
+    rows_dropped: int
 
 
 def forget(process: int) -> None:
