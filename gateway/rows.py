@@ -6,27 +6,25 @@ numbers, so both are checked here: no body that a strict reader refuses is passe
 """
 
 import asyncio
-import json
 import re
-from collections.abc import Iterable, Iterator
+from collections import defaultdict
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from typing import TypeVar
 
 import msgspec
 
 from gateway.authz import View
+from gateway.members import STRING, members, name_of, without
+from gateway.pieces import PIECE, Uncut, pieces
 
-# How many rows are read before others get their turn: about a millisecond's worth.
-_TURN = 500
 # Readers commonly refuse longer numbers (CPython: 4300 digits); no row this short can hold one.
 MAX_NUMBER = 1000
 
 T = TypeVar("T")
 
 _ABSENT = msgspec.Raw()
-_STRING = rb'"(?:[^"\\]|\\.)*"'
-_strings = re.compile(_STRING, re.DOTALL)
-_tokens = re.compile(_STRING + rb"|[\[\]{},]", re.DOTALL)
+_strings = re.compile(STRING, re.DOTALL)
 _long_number = re.compile(rb"[-+.eE0-9]{%d}" % (MAX_NUMBER + 1))
 
 
@@ -34,8 +32,7 @@ class UnreadableBody(ValueError):
     """The body is not the rows, object or array it should be."""
 
 
-@dataclass(frozen=True, slots=True)
-class Row:
+class Row(msgspec.Struct, frozen=True, gc=False):
     """One row: the ledger's own bytes, and whose it is (None: not said, or said twice)."""
 
     raw: bytes
@@ -47,13 +44,13 @@ class RowIndex:
     """The rows of a reply in their order, and the same by owner."""
 
     rows: list[Row] = field(default_factory=list)
-    by_owner: dict[str | None, list[Row]] = field(default_factory=dict)
+    by_owner: defaultdict[str | None, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
     def add(self, found: Iterable[Row]) -> None:
         """Puts rows behind those that are there."""
         for row in found:
             self.rows.append(row)
-            self.by_owner.setdefault(row.owner, []).append(row)
+            self.by_owner[row.owner].append(row)
 
     def seen(self, view: View) -> list[Row]:
         """The rows that a view may see."""
@@ -88,6 +85,7 @@ class _Rate(msgspec.Struct):
 _envelope = msgspec.json.Decoder(_Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 _owned = msgspec.json.Decoder(_Owned)
+_all_owned = msgspec.json.Decoder(list[_Owned])
 _identified = msgspec.json.Decoder(_Identified)
 _rate = msgspec.json.Decoder(_Rate)
 _rates = msgspec.json.Decoder(list[_Rate])
@@ -98,13 +96,30 @@ async def read_rows(body: bytes) -> RowIndex:
 
     Others get their turn in between, however many rows there are.
     """
-    raws = _decode(_array, _payload(body, bare=b"["))
     index = RowIndex()
-    for start in range(0, len(raws), _TURN):
-        if start:
-            await asyncio.sleep(0)
-        index.add(_row(bytes(raw)) for raw in raws[start : start + _TURN])
+    try:
+        for piece, raws in pieces(body):
+            index.add(_batch(piece, raws))
+            if len(body) > PIECE:
+                await asyncio.sleep(0)
+    except Uncut:
+        index = RowIndex()
+        index.add(_rows(_payload(body, bare=b"[")))
     return index
+
+
+def _batch(array: bytes, raws: list[msgspec.Raw]) -> list[Row]:
+    """The rows of an array. Where nothing is ambiguous, their owners are read at one go."""
+    array = _checked_text(array)
+    if b"\\" in array or array.count(b'"username"') != len(raws):
+        return [_row(bytes(raw)) for raw in raws]
+    try:
+        owned = _all_owned.decode(array)
+    except msgspec.ValidationError:
+        return [_row(bytes(raw)) for raw in raws]
+    if len(array) > MAX_NUMBER and max(map(len, raws)) > MAX_NUMBER:
+        _check_numbers(array)
+    return [Row(bytes(raw), one.username) for raw, one in zip(raws, owned, strict=True)]
 
 
 def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
@@ -116,7 +131,7 @@ def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
     if not payload.startswith(b"{"):
         raise UnreadableBody("not an object of arrays")
     groups = []
-    for key, _, value, end in _members(payload):
+    for key, _, value, end in members(payload):
         index = RowIndex()
         index.add(_rows(payload[value:end].strip()))
         groups.append((key, index))
@@ -164,15 +179,6 @@ def identity(row: Row) -> bytes:
         return row.raw
 
 
-def without(raw: bytes, hidden: frozenset[str]) -> bytes:
-    """The row without its top-level members called `hidden`; the others keep every byte."""
-    if b"\\" not in raw and not any(name.encode() in raw for name in hidden):
-        return raw
-    spans = list(_members(raw))
-    kept = [raw[start:end] for key, start, _, end in spans if _name(key) not in hidden]
-    return raw if len(kept) == len(spans) else b"{" + b",".join(kept) + b"}"
-
-
 def _value(body: bytes, kind: msgspec.json.Decoder[T]) -> tuple[bytes, T]:
     """A JSON text, and what a decoder reads in it."""
     text = _checked_text(body)
@@ -208,31 +214,7 @@ def _owner(raw: bytes) -> str | None:
         return None
     if raw.count(b'"username"') == 1 and b"\\" not in raw:
         return owner
-    return owner if [_name(key) for key, *_ in _members(raw)].count("username") == 1 else None
-
-
-def _members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
-    """(key as a JSON string, start, start of the value, end) of each top-level member of an object.
-
-    A member reaches from one separating comma to the next, with the space around it.
-    """
-    depth, start, key = 0, 1, None
-    for token in _tokens.finditer(raw, 1):
-        mark = raw[token.start()]
-        if mark in b"[{":
-            depth += 1
-        elif key is None and mark == ord('"'):
-            key = token
-        elif depth == 0 and mark in b",}" and key is not None:
-            yield key[0], start, raw.index(b":", key.end()) + 1, token.start()
-            start, key = token.end(), None
-        elif mark in b"]}":
-            depth -= 1
-
-
-def _name(key: bytes) -> str:
-    """What a key means, a JSON string."""
-    return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
+    return owner if [name_of(key) for key, *_ in members(raw)].count("username") == 1 else None
 
 
 def _payload(body: bytes, bare: bytes | None = None) -> bytes:

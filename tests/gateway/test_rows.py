@@ -8,8 +8,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+import gateway.pieces
 import gateway.rows
 from gateway.authz import View
+from gateway.members import without
 from gateway.rows import (
     MAX_NUMBER,
     Row,
@@ -20,18 +22,12 @@ from gateway.rows import (
     read_rates,
     read_row,
     shown,
-    without,
 )
 
 
 def read_rows(body: bytes) -> list[Row]:
     """The rows of a list reply."""
-    try:
-        gateway.rows.read_rows(body).send(None)
-    except StopIteration as stopped:
-        index: RowIndex = stopped.value
-        return index.rows
-    raise AssertionError("it waited")
+    return turns_of(body)[0]
 
 
 def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:
@@ -373,19 +369,92 @@ def test_a_row_passes_for_its_owner_and_an_ambiguous_one_for_an_admin_alone(
     assert [one for one in index.rows if one in index.seen(SERVICE)] == index.seen(SERVICE)
 
 
-def test_a_long_list_is_read_in_turns_with_others() -> None:
-    body = b"[" + b",".join(b'{"username":"alice","id":"%d"}' % n for n in range(2001)) + b"]"
+# Every way to write what stands between two rows, or seems to.
+ODD_ROWS = [
+    '{"username":"alice","comment":"},{"}',
+    r'{"username":"bob","comment":"\"},{\""}',
+    '{"username":"alice","legs":[{"a":1},{"username":"bob"}] }',
+    '{"username":"carol","deep":{"a":[{},{},{"b":[{}\t,\r\n{}]}]}}',
+    '{ "id":1 } ',
+    "{}",
+]
+
+
+def turns_of(body: bytes) -> tuple[list[Row], int]:
+    """What a long body is read as, and how often others got their turn meanwhile."""
     reading, turns = gateway.rows.read_rows(body), 0
     try:
         while True:
             reading.send(None)
             turns += 1
     except StopIteration as stopped:
-        index = stopped.value
-    assert turns == 4
-    assert [row.raw for row in index.rows] == [
-        b'{"username":"alice","id":"%d"}' % n for n in range(2001)
+        return stopped.value.rows, turns
+
+
+@pytest.mark.parametrize(
+    "form",
+    [
+        "[%s]",
+        '{"api_message":"OK","api_data":[%s]}',
+        ' { "api_message" : "x" ,\n"api_data":\t[ %s ] }\n',
+    ],
+)
+@pytest.mark.parametrize("size", [1, 50, 1000])
+def test_a_long_list_is_read_in_turns_with_others(
+    monkeypatch: pytest.MonkeyPatch, form: str, size: int
+) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", size)
+    monkeypatch.setattr(gateway.rows, "PIECE", size)
+    texts = [text for _ in range(30) for text in ODD_ROWS]
+    found, turns = turns_of((form % " , ".join(texts)).encode())
+    assert found == [Row(text.strip().encode(), owner_of(text)) for text in texts]
+    assert turns >= len(texts) * 30 // (size + 1000)
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        '{"api_message":"OK","api_data":[%s],"count":[2]}',
+        '{"api_message":"OK","api_data":[%s],"more":{"a":[1]}}',
+        '{"api_data":[%s],"api_message":"OK"}',
+        r'{"api_message":"\u004fK","api_data":[%s]}',
+    ],
+)
+def test_an_envelope_that_cannot_be_cut_is_read_all_the_same(
+    monkeypatch: pytest.MonkeyPatch, body: str
+) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", 10)
+    assert read_rows((body % ",".join(ODD_ROWS)).encode()) == [
+        Row(text.strip().encode(), owner_of(text)) for text in ODD_ROWS
     ]
+
+
+@pytest.mark.parametrize("message", [b"O\nK", b"\x00", b"\xff", b"\xc3\xa9", b"\x7f"])
+def test_an_envelope_is_read_as_strictly_as_its_rows(message: bytes) -> None:
+    body = b'{"api_message":"%b","api_data":[{}]}' % message
+    try:
+        json.loads(body.decode())
+    except ValueError:
+        with pytest.raises(UnreadableBody):
+            read_rows(body)
+    else:
+        assert read_rows(body) == [Row(b"{}", None)]
+
+
+@pytest.mark.parametrize(
+    "end", ["", "]", "]]", "],[]", "]}", ",]", ",{]", ',{"a":1]', ",1]", ',{"a":NaN}]', ",{}]x"]
+)
+def test_a_list_that_goes_wrong_after_many_rows_is_not_read(
+    monkeypatch: pytest.MonkeyPatch, end: str
+) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", 10)
+    body = ("[" + ",".join(ODD_ROWS * 3) + end).encode()
+    if end == "]":
+        assert len(read_rows(body)) == len(ODD_ROWS) * 3
+        return
+    for text in (body, b'{"api_message":"OK","api_data":' + body + b"}"):
+        with pytest.raises(UnreadableBody):
+            read_rows(text)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,61 @@
+"""The members of a JSON object, as the bytes they are written in, and taking some of them out."""
+
+import json
+import re
+from collections.abc import Iterator
+from functools import cache
+
+STRING = rb'"(?:[^"\\]|\\.)*"'
+_tokens = re.compile(STRING + rb"|[\[\]{},]", re.DOTALL)
+_SPACE = rb"[ \t\r\n]*"
+
+
+def without(raw: bytes, hidden: frozenset[str]) -> bytes:
+    """The object without its top-level members called `hidden`; the others keep every byte."""
+    if b"\\" in raw:
+        return _without(raw, hidden)
+    if not any(name.encode() in raw for name in hidden):
+        return raw
+    if raw.count(b"{") > 1 or b"[" in raw:
+        return _without(raw, hidden)
+    # Without escapes and nesting, a comma, a quote and a name begin a member wherever they stand.
+    left = _flat(hidden).sub(b"", raw)
+    return _without(left, hidden) if any(name.encode() in left for name in hidden) else left
+
+
+def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
+    """(key as a JSON string, start, start of the value, end) of each top-level member of an object.
+
+    A member reaches from one separating comma to the next, with the space around it.
+    """
+    depth, start, key = 0, 1, None
+    for token in _tokens.finditer(raw, 1):
+        mark = raw[token.start()]
+        if mark in b"[{":
+            depth += 1
+        elif key is None and mark == ord('"'):
+            key = token
+        elif depth == 0 and mark in b",}" and key is not None:
+            yield key[0], start, raw.index(b":", key.end()) + 1, token.start()
+            start, key = token.end(), None
+        elif mark in b"]}":
+            depth -= 1
+
+
+def name_of(key: bytes) -> str:
+    """What a key means, a JSON string."""
+    return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
+
+
+@cache
+def _flat(hidden: frozenset[str]) -> re.Pattern[bytes]:
+    """A hidden member that is not the first, with the comma before it."""
+    names = b"|".join(re.escape(name.encode()) for name in hidden)
+    key = rb',%b"(?:%b)"%b:%b' % (_SPACE, names, _SPACE, _SPACE)
+    return re.compile(key + rb'(?:"[^"]*"%b|[^",{}\[\]]+)(?=[,}])' % _SPACE)
+
+
+def _without(raw: bytes, hidden: frozenset[str]) -> bytes:
+    spans = list(members(raw))
+    kept = [raw[start:end] for key, start, _, end in spans if name_of(key) not in hidden]
+    return raw if len(kept) == len(spans) else b"{" + b",".join(kept) + b"}"

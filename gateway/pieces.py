@@ -1,0 +1,71 @@
+"""Cuts a long list of rows into short ones, so that reading it never takes long at a time. Pure.
+
+A place that looks like the end of one row and the beginning of the next is tried: if what stands
+before it is a whole JSON array of rows, it is such a place. JSON text can be read in one way only,
+so nothing within a row can pass for it.
+"""
+
+import re
+from collections.abc import Iterator
+
+import msgspec
+
+# How much is read at a time, in bytes: less than a millisecond's worth.
+PIECE = 1 << 17
+_SPACE = b" \t\r\n"
+_OPENING = re.compile(
+    rb'[ \t\r\n]*(\{[ \t\r\n]*"api_message"[ \t\r\n]*:[ \t\r\n]*"[ !#-\[\]-~]*"[ \t\r\n]*,'
+    rb'[ \t\r\n]*"api_data"[ \t\r\n]*:[ \t\r\n]*)?\['
+)
+_BETWEEN = re.compile(rb"\}[ \t\r\n]*(,)[ \t\r\n]*\{")
+_array = msgspec.json.Decoder(list[msgspec.Raw])
+
+
+class Uncut(ValueError):
+    """The text cannot be cut; read as a whole it may still be what it should be."""
+
+
+def pieces(text: bytes) -> Iterator[tuple[bytes, list[msgspec.Raw]]]:
+    """Arrays that together hold the rows of a list, bare or enveloped, and their rows as text.
+
+    Raises `Uncut`, also in the end.
+    """
+    start, end = _bounds(text)
+    while True:
+        piece, raws, cut = _piece(text, start, end)
+        yield piece, raws
+        if cut == end:
+            return
+        start = cut + 1
+
+
+def _piece(text: bytes, start: int, end: int) -> tuple[bytes, list[msgspec.Raw], int]:
+    """The next array, its rows, and where it ends: at a comma, or at the end of all."""
+    size = PIECE
+    while True:
+        found = _BETWEEN.search(text, start + size, end)
+        cut = found.start(1) if found is not None else end
+        piece = b"[%b]" % text[start:cut]
+        try:
+            return piece, _array.decode(piece), cut
+        except (msgspec.DecodeError, RecursionError) as error:
+            if cut == end:
+                raise Uncut("not a list of rows") from error
+            size *= 2
+
+
+def _bounds(text: bytes) -> tuple[int, int]:
+    """Where the rows begin, and where they end."""
+    opening = _OPENING.match(text)
+    if opening is None:
+        raise Uncut("the rows are not where they are expected")
+    end = _closed(text, len(text), b"}") if opening[1] is not None else len(text)
+    return opening.end(), _closed(text, end, b"]")
+
+
+def _closed(text: bytes, end: int, bracket: bytes) -> int:
+    """Where the last bracket before `end` stands, if nothing but space follows it."""
+    place = text.rfind(bracket, 0, end)
+    if place < 0 or text[place + 1 : end].strip(_SPACE):
+        raise Uncut("something follows the rows")
+    return place
