@@ -89,7 +89,7 @@ def create_app(config: Config, common: Shared) -> Gateway:
         api[FAST_PATH] = FastPath(authenticator, cached, rate_limit, health, metrics)
         api.on_response_prepare.append(api[FAST_PATH].learn)
     api.on_response_prepare.append(_release)
-    api.cleanup_ctx.append(_running(client, writes, key_set, coherence))
+    api.cleanup_ctx.append(_running(client, guarded, writes, key_set, coherence))
     for endpoint in ENDPOINTS:
         # Any segment matches, braces too, so that it is the endpoint that refuses it.
         path = endpoint.path.replace("}", ":[^/]+}")
@@ -193,13 +193,18 @@ async def _expect(request: web.Request) -> None:
 
 
 def _running(
-    client: LedgerClient, writes: Writes, key_set: KeySet | None, coherence: Coherence | None
+    client: LedgerClient,
+    guarded: GuardedLedger,
+    writes: Writes,
+    key_set: KeySet | None,
+    coherence: Coherence | None,
 ) -> Callable[[web.Application], AbstractAsyncContextManager[None]]:
     @asynccontextmanager
     async def context(_app: web.Application) -> AsyncIterator[None]:
         async with client.run(), _kept_running(key_set), _kept_running(coherence):
             yield
             await writes.finish()
+            await guarded.close()
 
     return context
 

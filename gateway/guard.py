@@ -13,6 +13,7 @@ from gateway.bulkhead import Bulkhead, BulkheadRules, overloaded
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.errors import (
     CircuitOpen,
+    GatewayError,
     LedgerBroken,
     LedgerFailing,
     LedgerTimeout,
@@ -23,6 +24,8 @@ from gateway.ledger import LedgerClient
 from gateway.retries import RetryBudget, RetryRules, pause
 
 _FAULTS = (LedgerBroken, LedgerTimeout, LedgerUnreachable, OutcomeUnknown)
+# How often an ailing ledger is asked whether it is well, in seconds.
+_WATCH_S = 0.5
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +49,7 @@ class GuardedLedger:
         chance: Callable[[], float] = random.random,
     ) -> None:
         self._client = client
+        self._watching: asyncio.Task[None] | None = None
         self._total_s = rules.total_timeout_s
         self._bulkhead = Bulkhead(rules.bulkhead)
         self._breaker = Breaker(rules.breaker)
@@ -77,6 +81,12 @@ class GuardedLedger:
         await asyncio.sleep(wait)
         return await self._attempt(call, deadline)
 
+    async def close(self) -> None:
+        """Stops looking after a ledger that is ailing."""
+        if self._watching is not None:
+            self._watching.cancel()
+            await asyncio.gather(self._watching, return_exceptions=True)
+
     def state(self) -> dict[str, Any]:
         """What an operator wants to know of it."""
         now = self._now()
@@ -106,6 +116,30 @@ class GuardedLedger:
                 raise
             finally:
                 self._breaker.report(admission, outcome, self._now())
+                self._watch()
+
+    def _watch(self) -> None:
+        """Has somebody look after the ledger while the circuit is open."""
+        idle = self._watching is None or self._watching.done()
+        if idle and self._breaker.state(self._now()) is Circuit.OPEN:
+            self._watching = asyncio.create_task(self._look_after())
+
+    async def _look_after(self) -> None:
+        """Ends the wait of an open circuit when the ledger is well again.
+
+        A ledger that says all the while that it is well, and fails, is not believed.
+        """
+        was_ailing = False
+        while self._breaker.state(self._now()) is Circuit.OPEN:
+            try:
+                await self._client.ping()
+            except GatewayError:
+                was_ailing = True
+            else:
+                if was_ailing:
+                    self._breaker.hasten(self._now())
+                    return
+            await asyncio.sleep(_WATCH_S)
 
     def _may_repeat(self, deadline: float) -> bool:
         return self._now() < deadline and self._budget.spend(self._now())

@@ -1,5 +1,6 @@
 """What the tests share: a fake ledger, a gateway in front of it, and tokens."""
 
+import gc
 import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
@@ -81,6 +82,12 @@ class GatewayServer(TestServer):
         bound = listening(self.app, "127.0.0.1", 0)
         self.host, self.port = "127.0.0.1", await self._listening.enter_async_context(bound)
         self._root, self.scheme = URL(f"http://127.0.0.1:{self.port}"), "http"
+
+    @property
+    def connections(self) -> int:
+        """How many are open."""
+        every = [one for one in gc.get_objects() if type(one) is connections.Connection]
+        return sum(one.transport is not None for one in every)
 
     async def close(self) -> None:
         """Stops listening."""

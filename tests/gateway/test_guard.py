@@ -50,6 +50,18 @@ class ScriptedClient:
     def __init__(self, *steps: Step) -> None:
         self.steps = list(steps)
         self.calls: list[tuple[LedgerCall, float]] = []
+        self.health: list[GatewayError | None] = []
+        self.pings = 0
+
+    async def ping(self) -> float:
+        """One thing of `health` after the other, then nothing any more."""
+        self.pings += 1
+        if not self.health:
+            await asyncio.Event().wait()
+        error = self.health.pop(0)
+        if error is not None:
+            raise error
+        return 0.0
 
     async def send(self, call: LedgerCall, timeout_s: float) -> LedgerReply:
         self.calls.append((call, timeout_s))
@@ -73,7 +85,8 @@ class Bench:
             now=lambda: self.now,
             chance=lambda: self.chance,
         )
-        monkeypatch.setattr(guard, "asyncio", SimpleNamespace(sleep=self._sleep))
+        stand_in = SimpleNamespace(**{**vars(asyncio), "sleep": self._sleep})
+        monkeypatch.setattr(guard, "asyncio", stand_in)
 
     async def _sleep(self, seconds: float) -> None:
         self.pauses.append(seconds)
@@ -564,3 +577,103 @@ async def test_a_ledger_that_is_not_there_is_tried_twice_for_a_read(
     assert response.headers["Retry-After"] == "1"
     guarded = client.gateway.health._guarded  # type: ignore[attr-defined]
     assert guarded.state()["retries_left"] == 2
+
+
+# A ledger that is well again.
+
+
+async def turns() -> None:
+    """Lets what goes on in the background go as far as it can."""
+    for _ in range(20):
+        await asyncio.sleep(0)
+
+
+async def test_a_ledger_that_is_well_again_is_probed_without_the_whole_wait(
+    bench: MakeBench,
+) -> None:
+    made = bench()
+    made.client.health = [LedgerTimeout("hangs"), None]
+    await made.fail(20)
+    assert made.guard.state()["circuit"] == "open"
+    await turns()
+    assert made.pauses == [0.5]
+    assert made.guard.state()["circuit"] == "half open"
+    assert await made.guard.send(READ) is OK
+    assert made.guard.state()["circuit"] == "closed"
+    await made.guard.close()
+
+
+async def test_a_ledger_that_fails_and_says_all_the_while_that_it_is_well_is_not_believed(
+    bench: MakeBench,
+) -> None:
+    made = bench()
+    made.client.health = [None] * 9
+    await made.fail(20)
+    await turns()
+    assert made.guard.state()["circuit"] == "open"
+    assert made.client.pings == 10
+    made.now += 0.5
+    await made.guard.close()
+
+
+async def test_a_probe_that_was_let_through_early_and_fails_doubles_the_wait(
+    bench: MakeBench,
+) -> None:
+    made = bench()
+    made.client.health = [LedgerTimeout("hangs"), None]
+    await made.fail(20)
+    await turns()
+    await made.fail(1)
+    made.now += 9.9
+    with pytest.raises(CircuitOpen):
+        await made.guard.send(READ)
+    made.now += 0.1
+    assert await made.guard.send(READ) is OK
+    await made.guard.close()
+
+
+async def test_nobody_looks_after_a_ledger_that_does_not_fail(bench: MakeBench) -> None:
+    made = bench()
+    await made.fail(5)
+    for _ in range(30):
+        await made.guard.send(READ)
+    await turns()
+    assert made.client.pings == 0
+    await made.guard.close()
+
+
+async def test_a_ledger_is_looked_after_by_one_at_a_time(bench: MakeBench) -> None:
+    made = bench()
+    await made.fail(20)
+    await turns()
+    made.now += 5.0
+    await made.fail(1)
+    await turns()
+    assert made.client.pings == 1
+    await made.guard.close()
+
+
+async def test_after_a_hang_the_ledger_is_used_within_a_second_of_its_recovery(
+    make_client: MakeClient, ledger: FakeLedger
+) -> None:
+    client = await make_client(cache__enabled="false", ledger__read_timeout_s="0.1")
+    free = asyncio.Event()
+
+    async def hang(_request: web.Request) -> web.Response:
+        await free.wait()
+        return web.json_response([])
+
+    ledger.fallback = hang
+    calls = [client.get(f"/ledger/order/{number}", headers=caller()) for number in range(60)]
+    assert {(await call).status for call in asyncio.as_completed(calls)} <= {503, 504}
+    assert client.gateway.health._guarded.state()["circuit"] == "open"  # type: ignore[attr-defined]
+    loop = asyncio.get_running_loop()
+    async with asyncio.timeout(10):
+        while not any(call.path == "/health" for call in ledger.calls):
+            await asyncio.sleep(0.01)
+    free.set()
+    recovered = loop.time()
+    while (await client.get("/ledger/alice", headers=caller())).status != 200:
+        assert loop.time() - recovered < 3.0
+        await asyncio.sleep(0.02)
+    assert loop.time() - recovered < 1.5
