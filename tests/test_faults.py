@@ -39,7 +39,7 @@ from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
 from gateway.sandbox.pages import Selection, Window
 from gateway.sandbox.store import Stamp, Store
 from gateway.sandbox.wire import LEDGER, dumped
-from tests.conftest import CREDENTIAL, NO_RETRIES, RATES, SERVICE, caller, config_for
+from tests.conftest import CREDENTIAL, NO_RETRIES, RATES, SERVICE, GatewayServer, caller, config_for
 from tests.proxy import ON_ACCEPT, PATIENCE_S, Exchange, Fault, FaultProxy, Kind, Stream, message
 
 AS_SERVICE = caller(*SERVICE)
@@ -143,7 +143,7 @@ async def gateway_to(server: TestServer, **settings: str) -> AsyncIterator[Bench
     async with FaultProxy(HOST, int(server.port or 0)).run() as proxy:
         config = config_for(proxy.url, **{**NO_RETRIES, **NO_CIRCUIT, **settings})
         gateway = create_app(config, shared(config))
-        listener = TestServer(gateway.api)
+        listener = GatewayServer(gateway.api)
         guarded: Any = gateway.health._guarded
         # A retry comes at once.
         guarded._chance = lambda: 0.0

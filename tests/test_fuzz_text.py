@@ -17,7 +17,6 @@ from urllib.parse import parse_qs, parse_qsl, urlencode, urlsplit
 import msgspec
 import pytest
 from aiohttp import ClientSession, web
-from aiohttp.test_utils import TestServer
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 from yarl import URL
@@ -28,7 +27,7 @@ from gateway.rows import Row, RowIndex, UnreadableBody, shown
 from schemas import strict_json
 from schemas.queries import list_query, parse_query, rate_filters
 from schemas.violations import Violations
-from tests.conftest import caller, config_for
+from tests.conftest import GatewayServer, caller, config_for
 from tests.fakes import FakeLedger
 from tests.gateway.test_rows import (
     HIDDEN,
@@ -270,7 +269,7 @@ async def _gateway() -> AsyncIterator[ClientSession]:
     async with contextlib.AsyncExitStack() as stack:
         ledger = await stack.enter_async_context(FakeLedger(fallback=_endless).server())
         config = config_for(str(ledger.make_url("")).rstrip("/"), cache__enabled="false")
-        gateway = TestServer(create_app(config, shared(config)).api)
+        gateway = GatewayServer(create_app(config, shared(config)).api)
         await stack.enter_async_context(gateway)
         yield await stack.enter_async_context(ClientSession(str(gateway.make_url(""))))
 

@@ -410,7 +410,7 @@ async def test_a_thousand_callers_half_of_whom_leave(
     print(f"the slowest was answered in {slowest:.4f} s")
     assert slowest < NOT_LONG_S
 
-    await until(lambda: client.server.connections <= before["connections"])  # type: ignore[operator, union-attr]
+    await until(lambda: client.server.connections <= before["connections"])
     await until(lambda: guard_of(client).state()["in_flight"] == 0)
     await until(lambda: not client.gateway.health._cached._flights)  # type: ignore[attr-defined]
     assert left_of(client) == before

@@ -92,7 +92,7 @@ async def read_document(request: web.Request) -> Any:
         raise UnsupportedMediaType("The body must be application/json.")
     try:
         return strict_json.parse(await request.read())
-    except web.RequestPayloadError:
+    except (web.RequestPayloadError, ConnectionError):
         raise MalformedBody("The body cannot be read.") from None
     except strict_json.DuplicateKey as error:
         raise _repeated_field(request, error.key) from None

@@ -8,12 +8,11 @@ from typing import Any, TypeVar
 
 import pytest
 from aiohttp import web
-from aiohttp.test_utils import TestServer
 from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from gateway.app import create_app, shared
-from tests.conftest import ADMIN, SERVICE, caller, config_for
+from tests.conftest import ADMIN, SERVICE, GatewayServer, caller, config_for
 from tests.fakes import FakeLedger
 from tests.gateway.test_rows import (
     HIDDEN,
@@ -191,7 +190,7 @@ async def _running(world: World) -> AsyncIterator[None]:
         stack.push_async_callback(ledger.close)
         url = str(ledger.make_url("")).rstrip("/")
         config = config_for(url, cache__enabled="false", ledger__page_size="2")
-        gateway = TestServer(create_app(config, shared(config)).api)
+        gateway = GatewayServer(create_app(config, shared(config)).api)
         await gateway.start_server()
         stack.push_async_callback(gateway.close)
         assert gateway.port is not None

@@ -17,7 +17,7 @@ from joserfc.jwk import ECKey, KeySet, RSAKey
 
 from gateway import app
 from gateway.app import create_app, shared
-from tests.conftest import CREDENTIAL, RATES, MakeClient, caller, config_for
+from tests.conftest import CREDENTIAL, RATES, GatewayServer, MakeClient, caller, config_for
 from tests.fakes import FakeLedger
 
 Signer = RSAKey | ECKey
@@ -622,7 +622,7 @@ async def test_a_gateway_goes_away_while_the_key_server_hangs(
     keys.script = script
     before = asyncio.all_tasks()
     config = config_for(ledger.url, auth__algorithms="RS256", auth__jwks_url=keys.url)
-    client = TestClient(TestServer(create_app(config, shared(config)).api))
+    client = TestClient(GatewayServer(create_app(config, shared(config)).api))
     await client.start_server()
     await keys.asked(1)
     async with asyncio.timeout(20):

@@ -27,6 +27,7 @@ from tests.conftest import (
     RATE,
     RATES,
     SERVICE,
+    GatewayServer,
     caller,
     config_for,
 )
@@ -481,8 +482,8 @@ async def _leave(client: Client, case: Case, gone_far: Callable[[], bool]) -> No
     await until(gone_far)
     writer.transport.abort()
     server: Any = client.server
-    connections = len(server.runner.server.connections)
-    await until(lambda: len(server.runner.server.connections) < connections)
+    connections = server.connections
+    await until(lambda: server.connections < connections)
 
 
 @EACH
@@ -561,7 +562,7 @@ async def _ledger_behind_proxy() -> AsyncIterator[tuple[Store, FaultProxy]]:
 @asynccontextmanager
 async def _gateway_to(url: str) -> AsyncIterator[Client]:
     config = config_for(url, **NO_RETRIES)
-    async with TestClient(TestServer(create_app(config, shared(config)).api)) as client:
+    async with TestClient(GatewayServer(create_app(config, shared(config)).api)) as client:
         yield client
 
 
