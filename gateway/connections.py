@@ -114,8 +114,8 @@ class Connection(web.RequestHandler):
         self._connections = connections
         self._head_deadline: asyncio.TimerHandle | None = None
         self._fast_path = connections.fast_path
-        # Whether all that came so far was whole: the next byte begins a head.
-        self._whole = True
+        # Whether it is known that all which came so far was whole: the next byte begins a head.
+        self._whole = self._fast_path is not None
         if self._fast_path is not None:
             self._parser: Any = _Parser(self._parser, self._answered)
         # Whether nothing has come yet.

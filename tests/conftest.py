@@ -2,6 +2,7 @@
 
 import gc
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator
 from contextlib import AsyncExitStack
@@ -54,6 +55,8 @@ def config_for(ledger_url: str, **settings: str) -> Config:
         "GATEWAY_LEDGER__BASE_URL": ledger_url,
         "GATEWAY_LEDGER__TOKEN": CREDENTIAL,
         "GATEWAY_AUTH__SECRET": SECRET,
+        # The tests hold with the fast path and without it.
+        "GATEWAY_SERVER__FAST_PATH": os.environ.get("TEST_FAST_PATH", "true"),
     }
     environ |= {f"GATEWAY_{name.upper()}": value for name, value in settings.items()}
     return read(None, environ)

@@ -24,7 +24,11 @@ from tests.fakes import FakeLedger
 
 ALICE = caller()
 ROW = '{"id":"%d","username":"%s","amount":"1.10000000","lp_id":"x"}'
-LONG = {"cache__ledger_ttl_s": "600", "cache__rates_ttl_s": "600"}
+LONG = {
+    "server__fast_path": "true",
+    "cache__ledger_ttl_s": "600",
+    "cache__rates_ttl_s": "600",
+}
 
 Client = Any
 Walks = list[str]
@@ -159,7 +163,7 @@ async def test_it_is_the_answer_of_the_walk_byte_for_byte(
         ledger.rows("/ledger/alice", *page, Link="</x?cursor=c>; rel=next")
     found = []
     for switch in ("true", "false"):
-        client = await make_client(**LONG, server__fast_path=switch)
+        client = await make_client(**LONG | {"server__fast_path": switch})
         async with connected(client) as one:
             await one.get(head(target, headers))
             found += [await one.get(head(target, headers)) for _ in range(4)]
@@ -253,7 +257,7 @@ async def test_it_can_be_switched_off(
     make_client: MakeClient, ledger: FakeLedger, walks: Walks
 ) -> None:
     fill(ledger)
-    client = await make_client(**LONG, server__fast_path="false")
+    client = await make_client(**LONG | {"server__fast_path": "false"})
     async with connected(client) as one:
         for _ in range(5):
             await one.get(head())
