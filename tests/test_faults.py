@@ -20,9 +20,8 @@ import pytest
 import structlog
 from aiohttp.test_utils import TestServer
 
-from gateway import cache, walk
+from gateway import cache, views
 from gateway.app import create_app, shared
-from gateway.cache import CachedLedger, Generations
 from gateway.calls import LedgerCall, LedgerReply, outcome_unknown
 from gateway.endpoints import Reply
 from gateway.errors import (
@@ -33,6 +32,8 @@ from gateway.errors import (
     NotFound,
     OutcomeUnknown,
 )
+from gateway.freshness import Lifetime
+from gateway.generations import Generations
 from gateway.guard import GuardedLedger
 from gateway.ledger import LedgerClient
 from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
@@ -929,7 +930,11 @@ def takes_what_has_come(patch: pytest.MonkeyPatch) -> None:
         return found
 
     patch.setattr("gateway.ledger._body", body)
-    patch.setitem(walk._PARSERS, Reply.RATE, lambda text: text)
+    patch.setitem(views.READERS, Reply.RATE, as_it_is)
+
+
+async def as_it_is(text: bytes) -> bytes:
+    return text
 
 
 def remembers_too_well(patch: pytest.MonkeyPatch) -> None:
@@ -937,13 +942,7 @@ def remembers_too_well(patch: pytest.MonkeyPatch) -> None:
 
 
 def never_remembers(patch: pytest.MonkeyPatch) -> None:
-    patch.setattr(CachedLedger, "_fetch", _uncached)
-
-
-async def _uncached(
-    self: CachedLedger, call: LedgerCall, parse: Any, *_rest: object
-) -> cache.Reading[Any]:
-    return cache._read(await self._ledger.send(call), parse)
+    patch.setattr(cache, "allowed", lambda _lifetime, _values: Lifetime(0.0))
 
 
 @pytest.mark.parametrize(

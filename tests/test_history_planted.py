@@ -149,16 +149,16 @@ def tells_of_writes_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def shows_all_rows(patch: pytest.MonkeyPatch) -> None:
     """A user sees everybody's rows of an order."""
-    patch.setattr("gateway.rows.passes", lambda _row, _view: True)
+    patch.setattr("gateway.rows.RowIndex.seen", lambda index, _view: index.rows)
 
 
 def closes_broken_lists(patch: pytest.MonkeyPatch) -> None:
     """A list that breaks off on the way looks complete."""
 
-    async def pages(read: ReadPage, cursor: str | None) -> AsyncIterator[Page]:
+    async def pages(read: ReadPage, page: Page) -> AsyncIterator[Page]:
         begun = False
         try:
-            async for page in pages_of(read, cursor):
+            async for page in pages_of(read, page):
                 begun = True
                 yield page
         except GatewayError:
