@@ -70,6 +70,8 @@ _PATHS |= {
     "username": {"type": "string", "pattern": f"^{USERNAME.pattern}$", "example": "alice"},
     "order_id": {"type": "string", "pattern": f"^{ORDER_ID.pattern}$", "example": "ord-1001"},
 }
+# Any character but a control character.
+_PRINTED = r"[^\x00-\x1f\x7f-\x9f]"
 # In exploded form each member of an object is a query parameter by itself.
 _FREE_METADATA: Json = {
     "in": "query",
@@ -77,8 +79,11 @@ _FREE_METADATA: Json = {
     "description": "`metadata.<key>=<value>`, as many as there are keys",
     "schema": {
         "type": "object",
-        "propertyNames": {"pattern": "^metadata\\..{1,100}$"},
-        "additionalProperties": {"type": "string", "minLength": 1, "maxLength": MAX_METADATA_TEXT},
+        "propertyNames": {"pattern": f"^metadata\\.{_PRINTED}{{1,{MAX_METADATA_KEY}}}$"},
+        "additionalProperties": {
+            "type": "string",
+            "pattern": f"^{_PRINTED}{{1,{MAX_METADATA_TEXT}}}$",
+        },
     },
     "example": {},
 }

@@ -158,9 +158,9 @@ def closes_broken_lists(patch: pytest.MonkeyPatch) -> None:
     async def pages(read: ReadPage, page: Page) -> AsyncIterator[Page]:
         begun = False
         try:
-            async for page in pages_of(read, page):
+            async for found in pages_of(read, page):
                 begun = True
-                yield page
+                yield found
         except GatewayError:
             if not begun:
                 raise
