@@ -10,6 +10,10 @@ PIP = $(BIN)/python -m pip --disable-pip-version-check --quiet
 LOCK_VENV = .venv-lock
 UV = $(LOCK_VENV)/bin/uv
 
+# Kept apart too: the servers that the gateway is measured beside. BENCH holds options.
+BENCH_VENV = .venv-bench
+BENCH =
+
 # The order in which a browser for the page tests is looked for.
 BROWSERS = chromium-headless-shell chromium chromium-browser google-chrome
 # $BROWSER is often a person's everyday browser, and only a Chromium is of use here.
@@ -24,7 +28,7 @@ EITHER_WAY = $(addprefix tests/gateway/test_,authn.py bodies.py cache.py conditi
 	cursors.py edge.py exactness.py fast_path.py jwks.py logs.py metrics.py middlewares.py rate_limit.py \
 	revocations.py roles.py server.py walk.py writes.py) tests/test_overload.py
 
-.PHONY: help install run test lint format lock upgrade browser redis bench clean
+.PHONY: help install run test lint format lock upgrade browser redis bench stream clean
 
 help: ## list the targets
 	@sed -n 's/^\([a-z]*\):.*## /\1	/p' Makefile
@@ -49,7 +53,10 @@ format: $(VENV)/.installed-test ## let ruff put the code in order
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
 
-bench: install ## measure the streaming of a long list
+bench: install $(BENCH_VENV)/.installed ## measure it beside nginx, HAProxy, Envoy and FastAPI; BENCH="--help" says how
+	$(BIN)/python -m bench $(BENCH)
+
+stream: install ## measure the streaming of a long list
 	$(BIN)/python bench/stream.py
 
 # --no-build-isolation: the build backend is the locked and hashed one, not whatever is newest today.
@@ -60,6 +67,11 @@ $(VENV)/.installed: requirements.lock setup.cfg pyproject.toml | $(BIN)/python
 
 $(VENV)/.installed-test: requirements-test.lock $(VENV)/.installed
 	$(PIP) install --require-hashes -r requirements-test.lock
+	@touch $@
+
+$(BENCH_VENV)/.installed: bench/requirements.txt | $(BIN)/python
+	[ -x $(BENCH_VENV)/bin/python ] || "$(PYTHON)" -m venv $(BENCH_VENV)
+	$(BENCH_VENV)/bin/python -m pip --disable-pip-version-check --quiet install -r bench/requirements.txt
 	@touch $@
 
 $(BIN)/python:
@@ -112,6 +124,6 @@ LOCK_FLAGS = --quiet --universal --python-version 3.11 --generate-hashes $(UPGRA
 	--no-emit-index-url --no-emit-find-links --custom-compile-command "make lock"
 
 clean: ## remove everything that was made
-	rm -rf $(VENV) $(LOCK_VENV) build dist *.egg-info .coverage .coverage.* htmlcov \
+	rm -rf $(VENV) $(LOCK_VENV) $(BENCH_VENV) build dist *.egg-info .coverage .coverage.* htmlcov \
 		.mypy_cache .pytest_cache .ruff_cache .hypothesis
 	find bench gateway schemas tests -name __pycache__ -type d -prune -exec rm -rf {} + 2>/dev/null || true

@@ -1,0 +1,166 @@
+"""What the rounds come to: medians, ratios, and whether a target was met. No input, no output."""
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from math import ceil
+from statistics import median
+
+
+@dataclass(frozen=True)
+class Shot:
+    """One round of one contestant. `busy`: parts of a core that server and load generator took."""
+
+    value: float
+    server_busy: float = 0.0
+    load_busy: float = 0.0
+
+
+@dataclass(frozen=True)
+class Series:
+    """The rounds of one contestant, all in the same unit."""
+
+    name: str
+    unit: str
+    shots: tuple[Shot, ...]
+
+    @property
+    def values(self) -> list[float]:
+        """The figure of each round, in the order they were run."""
+        return [shot.value for shot in self.shots]
+
+    @property
+    def median(self) -> float:
+        """What the series comes to."""
+        return median(self.values)
+
+    @property
+    def spread(self) -> float:
+        """The noise: from the lowest round to the highest, as a part of the median."""
+        return (max(self.values) - min(self.values)) / self.median if self.median else 0.0
+
+    @property
+    def server_busy(self) -> float:
+        """Cores that the server took."""
+        return median(shot.server_busy for shot in self.shots)
+
+    @property
+    def load_busy(self) -> float:
+        """Cores that the load generator took; near 1 it is the generator that was measured."""
+        return median(shot.load_busy for shot in self.shots)
+
+
+@dataclass(frozen=True)
+class Ratio:
+    """Ours to a peer's, round by round, and what it should be: reached, and worked towards."""
+
+    work: str
+    ours: Series
+    peer: Series
+    reach: float | None = None
+    towards: float | None = None
+    # Where less is better (times), the quotient is turned round: more is always better.
+    less_is_better: bool = False
+
+    @property
+    def quotients(self) -> list[float]:
+        """How many times as good as the peer, in each round."""
+        pairs = zip(self.ours.values, self.peer.values, strict=True)
+        return [peer / ours if self.less_is_better else ours / peer for ours, peer in pairs]
+
+    @property
+    def value(self) -> float:
+        """The median of the rounds."""
+        return median(self.quotients)
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the target that must be reached is; one to work towards may be missed."""
+        return self.reach is None or self.value >= self.reach
+
+    @property
+    def verdict(self) -> str:
+        """The same in words, with what is missing."""
+        if self.reach is not None and self.value < self.reach:
+            return f"missed by {1 - self.value / self.reach:.0%}"
+        if self.towards is not None and self.value < self.towards:
+            short = f"{1 - self.value / self.towards:.0%} short of {self.towards:g}x"
+            return short if self.reach is None else f"reached; {short}"
+        return "noted" if self.reach is None and self.towards is None else "reached"
+
+
+@dataclass(frozen=True)
+class Bound:
+    """Something measured that must not be more than a limit."""
+
+    work: str
+    measured: Series
+    at_most: float
+
+    @property
+    def is_met(self) -> bool:
+        """Whether the median keeps the limit."""
+        return self.measured.median <= self.at_most
+
+    @property
+    def verdict(self) -> str:
+        """The same in words, with what is too much."""
+        if self.is_met:
+            return "reached"
+        return f"missed by {self.measured.median / self.at_most - 1:.0%}"
+
+
+@dataclass
+class Result:
+    """What came of one work."""
+
+    title: str
+    method: str
+    # What other processes took of the machine just before, and the load average.
+    foreign_load: float = 0.0
+    load_average: float = 0.0
+    ratios: list[Ratio] = field(default_factory=list)
+    bounds: list[Bound] = field(default_factory=list)
+    notes: list[str] = field(default_factory=list)
+    # Of ours: what was done, and the functions with their part of the time.
+    profiles: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+
+    @property
+    def series(self) -> list[Series]:
+        """Every series once."""
+        found = [series for ratio in self.ratios for series in (ratio.ours, ratio.peer)]
+        found += [bound.measured for bound in self.bounds]
+        return [series for index, series in enumerate(found) if series not in found[:index]]
+
+    @property
+    def is_met(self) -> bool:
+        """Whether every target was."""
+        return all(ratio.is_met for ratio in self.ratios) and all(
+            bound.is_met for bound in self.bounds
+        )
+
+
+def alternated(names: Sequence[str], rounds: int) -> Iterator[str]:
+    """Who runs when: A B, B A, A B, ... so that nobody always has the earlier turn."""
+    for number in range(rounds):
+        yield from names if number % 2 == 0 else reversed(names)
+
+
+def contest(
+    contestants: Mapping[str, Callable[[], Shot]], rounds: int, unit: str = "answers/s"
+) -> dict[str, Series]:
+    """Lets each have its rounds, in alternation."""
+    shots: dict[str, list[Shot]] = {name: [] for name in contestants}
+    for name in alternated(list(contestants), rounds):
+        shots[name].append(contestants[name]())
+    return {name: Series(name, unit, tuple(found)) for name, found in shots.items()}
+
+
+def series(name: str, unit: str, values: Sequence[float]) -> Series:
+    """Plain figures as a series."""
+    return Series(name, unit, tuple(Shot(value) for value in values))
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest of the values that at least this share of them does not exceed."""
+    ordered = sorted(values)
+    return ordered[max(0, ceil(share * len(ordered)) - 1)]

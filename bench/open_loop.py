@@ -1,0 +1,155 @@
+"""Sends requests at fixed times, whether or not answers came, and measures from those times.
+
+A closed loop asks the next question only when it has its answer, so a server that stalls is asked
+less while it does, and its worst moments are hardly seen. Here what is due stays due: a request
+that had to wait for a free connection is late, and that is what its caller would have felt.
+
+Run as a program it prints one JSON object.
+"""
+
+import argparse
+import gc
+import json
+import select
+import socket
+import sys
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+from bench.figures import percentile
+
+_READ = 1 << 20
+# How long answers are waited for when everything has been sent.
+_LAST_ANSWERS_S = 5.0
+
+
+@dataclass(frozen=True)
+class Timing:
+    """What came of a run. Times in milliseconds."""
+
+    due: int
+    answered: int
+    refused: int
+    p50: float
+    p99: float
+    longest: float
+    # How late the generator itself was with sending, at its 99th percentile.
+    late_p99: float
+
+
+class _Connection:
+    __slots__ = ("due", "received", "socket")
+
+    def __init__(self, port: int) -> None:
+        self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
+        self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        self.socket.setblocking(False)
+        self.received = b""
+        self.due = 0.0
+
+
+class Generator:
+    """One run against one port, with one request over and over."""
+
+    def __init__(self, port: int, request: bytes, connections: int) -> None:
+        made = [_Connection(port) for _ in range(connections)]
+        self._free = deque(made)
+        self._by_number = {each.socket.fileno(): each for each in made}
+        self._poll = select.epoll()
+        for number in self._by_number:
+            self._poll.register(number, select.EPOLLIN)
+        self._request = request
+        self._times: list[float] = []
+        self._lateness: list[float] = []
+        self._refused = 0
+
+    def run(self, rate: float, seconds: float) -> Timing:
+        """Sends `rate` requests per second for so long, and waits for the last answers."""
+        due_count = max(1, int(rate * seconds))
+        start = time.perf_counter() + 0.01
+        sent, last = 0, start + seconds + _LAST_ANSWERS_S
+        while len(self._times) < due_count:
+            now = time.perf_counter()
+            if now > last:
+                break
+            # Those due go out together, as far as there are connections for them.
+            while sent < due_count and self._free and start + sent / rate <= now:
+                self._send(start + sent / rate, now)
+                sent += 1
+            for number, _ in self._poll.poll(0.001):
+                self._receive(self._by_number[number])
+        return self._timing(due_count)
+
+    def _send(self, due: float, now: float) -> None:
+        connection = self._free.popleft()
+        connection.due = due
+        self._lateness.append(now - due)
+        connection.socket.send(self._request)
+
+    def _receive(self, connection: _Connection) -> None:
+        data = connection.received + connection.socket.recv(_READ)
+        if not data:
+            raise ConnectionError("the server closed a connection")
+        if not is_whole(data):
+            connection.received = data
+            return
+        self._times.append(time.perf_counter() - connection.due)
+        self._refused += not data.startswith(b"HTTP/1.1 2")
+        connection.received = b""
+        self._free.append(connection)
+
+    def _timing(self, due_count: int) -> Timing:
+        times = [1000 * each for each in self._times]
+        return Timing(
+            due=due_count,
+            answered=len(times),
+            refused=self._refused,
+            p50=percentile(times, 0.5),
+            p99=percentile(times, 0.99),
+            longest=max(times),
+            late_p99=1000 * percentile(self._lateness, 0.99),
+        )
+
+    def close(self) -> None:
+        """Closes every connection."""
+        self._poll.close()
+        for connection in self._by_number.values():
+            connection.socket.close()
+
+
+def is_whole(data: bytes) -> bool:
+    """Whether an answer with a Content-Length has come to its end."""
+    end = data.find(b"\r\n\r\n")
+    if end < 0:
+        return False
+    start = data.lower().find(b"\r\ncontent-length:", 0, end)
+    if start < 0:
+        raise ValueError("an answer without a Content-Length")
+    line_end = data.find(b"\r\n", start + 2)
+    return len(data) >= end + 4 + int(data[start + 17 : line_end])
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """One run, printed."""
+    parser = argparse.ArgumentParser(description="Load a port on loopback at a fixed rate.")
+    parser.add_argument("--port", type=int, required=True)
+    parser.add_argument("--request", type=Path, required=True, help="a file with its bytes")
+    parser.add_argument("--rate", type=float, required=True, help="requests per second")
+    parser.add_argument("--seconds", type=float, required=True)
+    parser.add_argument("--connections", type=int, default=64)
+    options = parser.parse_args(arguments)
+    generator = Generator(options.port, options.request.read_bytes(), options.connections)
+    gc.disable()
+    try:
+        timing = generator.run(options.rate, options.seconds)
+    finally:
+        generator.close()
+    print(json.dumps(asdict(timing)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,74 @@
+"""The peers: the same job done by other servers, each as well set up as it honestly can be."""
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from bench.machine import program
+from bench.processes import HOST, Server, free_port, running
+from bench.rows import SECRET, identity, secret_base64
+from bench.stage import PATH, Stage, expect, expect_refusals, nginx
+
+NGINX = "nginx proxy_cache, no auth"
+HAPROXY = "HAProxy JWT + cache"
+ENVOY = "Envoy JWT, proxied"
+FASTAPI = "FastAPI + httpx"
+
+
+@contextmanager
+def nginx_cache(stage: Stage, ledger: int) -> Iterator[Server]:
+    """nginx, which answers from its cache and asks nobody who they are."""
+    port = free_port()
+    config = stage.write("nginx.conf", port=port, upstream=ledger)
+    command = nginx(config, stage.folder)
+    with running("nginx", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+        expect(server, PATH, identity("alice"))
+        yield server
+
+
+@contextmanager
+def haproxy(stage: Stage, ledger: int) -> Iterator[Server]:
+    """HAProxy, which checks every token and answers from its cache."""
+    port = free_port()
+    config = stage.write("haproxy.cfg", port=port, upstream=ledger, secret=SECRET)
+    command = [program("haproxy"), "-f", str(config)]
+    with running("haproxy", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+        expect(server, PATH, identity("alice"))
+        expect_refusals(server, PATH)
+        yield server
+
+
+@contextmanager
+def envoy(stage: Stage, ledger: int) -> Iterator[Server]:
+    """Envoy, which checks tokens and proxies."""
+    port = free_port()
+    key = secret_base64()
+    config = stage.write("envoy.yaml", port=port, upstream=ledger, secret_base64=key)
+    command = [str(stage.tools.envoy), "-c", str(config), "--concurrency", "1"]
+    command += ["--disable-hot-restart", "--log-level", "error"]
+    with running("envoy", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+        expect(server, PATH, identity("alice"))
+        expect_refusals(server, PATH, username_checked=False)
+        yield server
+
+
+@contextmanager
+def fastapi(stage: Stage, ledger: int) -> Iterator[Server]:
+    """FastAPI with PyJWT and httpx on uvicorn and uvloop, one worker."""
+    port = free_port()
+    command = [str(stage.tools.peer_python), "-m", "uvicorn", "fastapi_gateway:app"]
+    command += ["--app-dir", str(Path(__file__).parent), "--host", HOST, "--port", str(port)]
+    command += ["--loop", "uvloop", "--http", "httptools", "--no-access-log"]
+    environment = {**os.environ, "SECRET": SECRET, "LEDGER": f"http://{HOST}:{ledger}"}
+    with running(
+        "fastapi",
+        [*command, "--log-level", "warning"],
+        port=port,
+        cores=stage.serving,
+        folder=stage.folder,
+        environment=environment,
+    ) as server:
+        expect(server, PATH, identity("alice"))
+        expect_refusals(server, PATH)
+        yield server

@@ -1,0 +1,213 @@
+"""Writes down what came of a run: a table for the terminal, and `RESULTS.md`."""
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.figures import Bound, Ratio, Result, Series
+from bench.machine import BUSY
+
+# A generator that takes so much of its core may have been what was measured.
+GENERATOR_LIMIT = 0.95
+Line = tuple[str, ...]
+
+_HEAD = (
+    "work",
+    "ours",
+    "beside",
+    "theirs",
+    "ratio",
+    "of the rounds",
+    "reach",
+    "towards",
+    "verdict",
+)
+
+
+@dataclass(frozen=True)
+class Run:
+    """All that is known of a run."""
+
+    when: str
+    took: str
+    rounds: int
+    seconds: int
+    machine: Mapping[str, str]
+    versions: Mapping[str, str]
+    results: Sequence[Result]
+
+    @property
+    def busy(self) -> list[Result]:
+        """Works before which others took a good part of a core."""
+        return [result for result in self.results if result.foreign_load > BUSY]
+
+
+def figure(value: float, unit: str) -> str:
+    """A figure as people read it."""
+    if unit == "answers/s":
+        return f"{value:,.0f}"
+    return f"{value:.3g} {unit}" if value < 100 else f"{value:.0f} {unit}"
+
+
+def table(results: Sequence[Result]) -> list[Line]:
+    """Every figure that has a target or a peer."""
+    lines: list[Line] = [_HEAD]
+    for result in results:
+        lines += [_ratio_line(ratio) for ratio in result.ratios]
+        lines += [_bound_line(bound) for bound in result.bounds]
+    return lines
+
+
+def _ratio_line(ratio: Ratio) -> Line:
+    return (
+        ratio.work,
+        figure(ratio.ours.median, ratio.ours.unit),
+        ratio.peer.name,
+        figure(ratio.peer.median, ratio.peer.unit),
+        f"{ratio.value:.2f}x",
+        f"{min(ratio.quotients):.2f}–{max(ratio.quotients):.2f}",
+        _times(ratio.reach),
+        _times(ratio.towards),
+        ratio.verdict,
+    )
+
+
+def _bound_line(bound: Bound) -> Line:
+    unit, values = bound.measured.unit, bound.measured.values
+    return (
+        bound.work,
+        figure(bound.measured.median, unit),
+        "",
+        "",
+        "",
+        f"{figure(min(values), unit)}–{figure(max(values), unit)}",
+        f"≤ {bound.at_most:g} {unit}",
+        "",
+        bound.verdict,
+    )
+
+
+def _times(target: float | None) -> str:
+    return "" if target is None else f"{target:g}x"
+
+
+def plain(lines: Sequence[Line]) -> str:
+    """The table for a terminal."""
+    widths = [max(map(len, column)) for column in zip(*lines, strict=True)]
+    rows = ("  ".join(map(str.ljust, line, widths)).rstrip() for line in lines)
+    return "\n".join(rows)
+
+
+def markdown(lines: Sequence[Line]) -> str:
+    """The table for a document; what was missed stands out."""
+    head, *rows = lines
+    rows = [(*row[:-1], _stressed(row[-1])) for row in rows]
+    return "\n".join(f"| {' | '.join(row)} |" for row in (head, ("---",) * len(head), *rows))
+
+
+def _stressed(verdict: str) -> str:
+    return f"**{verdict}**" if verdict.startswith("missed") else verdict
+
+
+def document(run: Run) -> str:
+    """`RESULTS.md`."""
+    parts = [
+        "# Results\n\nWritten by `make bench`; no figure here is typed by hand.",
+        _circumstances(run),
+        "## Figures\n\n" + markdown(table(run.results)),
+        _picture(run),
+        _method(run),
+        *(_work(result) for result in run.results),
+        _missed(run),
+    ]
+    return "\n\n".join(parts) + "\n"
+
+
+def _circumstances(run: Run) -> str:
+    facts = {"run": f"{run.when}, {run.took}", **run.machine, **run.versions}
+    lines = [("", ""), *facts.items()]
+    if not run.busy:
+        warning = "No other process took a good part of a core before any of the works."
+    else:
+        names = "; ".join(result.title for result in run.busy)
+        warning = f"**The machine was busy with other things** before: {names}."
+    return f"{markdown(lines)}\n\n{warning}"
+
+
+def _picture(run: Run) -> str:
+    ratios = [ratio for result in run.results for ratio in result.ratios]
+    told = "; ".join(
+        f"{ratio.work} against {ratio.peer.name}: {ratio.value:.2f} times" for ratio in ratios
+    )
+    return f"![How many times as good as its peer the gateway is. {told}.](results.svg)"
+
+
+def _method(run: Run) -> str:
+    return f"""## Method
+
+The server under test runs on one core; the load, and the ledger that answers it (nginx with a
+file), on another. All are on loopback. {run.rounds} rounds of {run.seconds} s each, after a second
+to get warm, in alternation: A B, B A, A B, … What counts is the median; a ratio is made within each
+round, of neighbours in time, and then the median is taken. *Spread* is from the lowest round to the
+highest, as a part of the median; *server* and *load* are the cores that each of them took.
+
+The gateway runs as `python -m gateway serve` with its normal settings, counters and logs on: one
+line per request, to a file. For hits the cache may keep replies for 60 s, as the peers' do. Tokens
+are HS256. Before anything is measured each server must give the right answer, and each but nginx
+must refuse a forged token; one wrong answer in a round ends the run.
+
+nginx checks no token. HAProxy and Envoy check the token, HAProxy also the user name; neither reads
+the rows. FastAPI does what the gateway does, without a cache. Their configurations are in
+[`peers/`](peers)."""
+
+
+def _work(result: Result) -> str:
+    lines: list[Line] = [("series", "median", "lowest", "highest", "spread", "server", "load")]
+    lines += [_series_line(series) for series in result.series]
+    before = (
+        f"Before it, the load average was {result.load_average:.2f}, and others took "
+        f"{result.foreign_load:.2f} of a core."
+    )
+    notes = [*result.notes, *_limits(result)]
+    parts = [f"## {result.title}", result.method, markdown(lines), *notes, before]
+    return "\n\n".join(parts)
+
+
+def _series_line(series: Series) -> Line:
+    values = (series.median, min(series.values), max(series.values))
+    return (
+        series.name,
+        *(figure(value, series.unit) for value in values),
+        f"{series.spread:.0%}",
+        f"{series.server_busy:.2f}" if series.server_busy else "",
+        f"{series.load_busy:.2f}" if series.load_busy else "",
+    )
+
+
+def _limits(result: Result) -> Iterator[str]:
+    for series in result.series:
+        if series.load_busy > GENERATOR_LIMIT:
+            yield (
+                f"With {series.name} the load generator took {series.load_busy:.2f} of its core: "
+                "it may have been the limit."
+            )
+
+
+def _missed(run: Run) -> str:
+    missed = [
+        f"- {line[0]}{' against ' + line[2] if line[2] else ''}: {line[-1]}"
+        for line in table(run.results)[1:]
+        if "missed" in line[-1] or "short" in line[-1]
+    ]
+    parts = ["## What is missed, and where the time goes"]
+    parts.append("\n".join(missed) or "Every target was reached.")
+    for result in run.results:
+        parts += [_profile(what, shares) for what, shares in result.profiles.items()]
+    if not any(result.profiles for result in run.results):
+        parts.append("Run with `--profile`, this section says in which functions the time goes.")
+    return "\n\n".join(parts)
+
+
+def _profile(what: str, shares: Sequence[tuple[str, float]]) -> str:
+    lines = [("innermost function", "part of the samples")]
+    lines += [(f"`{name}`", f"{share:.0%}") for name, share in shares]
+    return f"### {what}\n\n{markdown(lines)}"

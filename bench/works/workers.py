@@ -1,0 +1,40 @@
+"""One worker on one core against two on two."""
+
+from contextlib import ExitStack
+
+from bench.figures import Ratio, Result
+from bench.rows import envelope, identity
+from bench.stage import HITS, MISSES, PATH, Stage, expect
+from bench.wrk import Load, head, prepared
+
+
+def doubled(stage: Stage, result: Result) -> None:
+    """Hits and misses; with two workers the load and the ledger have no core to themselves."""
+    _doubled(stage, result, "hits", HITS)
+    _doubled(stage, result, "misses", MISSES)
+
+
+def _doubled(stage: Stage, result: Result, what: str, settings: dict[str, str]) -> None:
+    load = _load(stage)
+    one, two = f"1 worker, {what}", f"2 workers, {what}"
+    with ExitStack() as stack:
+        ledger = stack.enter_context(stage.ledger(envelope(["alice"] * 10), cores=stage.both))
+        alone = stack.enter_context(stage.gateway(ledger, settings, name="one"))
+        pair = stack.enter_context(
+            stage.gateway(ledger, settings, name="two", workers=2, cores=stage.both)
+        )
+        expect(alone, PATH, identity("alice"))
+        expect(pair, PATH, identity("alice"))
+        found = stage.rates({one: (alone, load), two: (pair, load)}, cores=stage.both)
+    ratio = Ratio(f"2 workers on 2 cores, {what}", found[two], found[one])
+    result.ratios.append(ratio)
+    used = found[two].server_busy / max(found[one].server_busy, 0.01)
+    result.notes.append(
+        f"{what}: two workers got {used:.2f} times the processor time of one, because the load "
+        f"took {found[two].load_busy:.2f} of the two cores; for that time they gave "
+        f"{ratio.value / used:.2f} times the answers."
+    )
+
+
+def _load(stage: Stage) -> Load:
+    return prepared(stage.folder / "workers.lua", [head(PATH, identity("alice"))], [0])
