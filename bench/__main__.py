@@ -112,7 +112,7 @@ def _measured(options: argparse.Namespace) -> report.Run:
             results.append(_result(work, stage))
     return report.Run(
         when=f"{when:%Y-%m-%d %H:%M} UTC",
-        took=f"{(time.monotonic() - started) / 60:.0f} minutes",
+        took=f"{(time.monotonic() - started) / 60:.1f} min",
         rounds=options.rounds,
         seconds=options.seconds,
         machine=machine.describe(),

@@ -44,6 +44,11 @@ class Series:
         return median(shot.server_busy for shot in self.shots)
 
     @property
+    def cost(self) -> float:
+        """For a series of rates: what one answer took of a core, in microseconds."""
+        return median(1e6 * shot.server_busy / shot.value for shot in self.shots)
+
+    @property
     def load_busy(self) -> float:
         """Cores that the load generator took; near 1 it is the generator that was measured."""
         return median(shot.load_busy for shot in self.shots)
@@ -109,6 +114,15 @@ class Bound:
         return f"missed by {self.measured.median / self.at_most - 1:.0%}"
 
 
+@dataclass(frozen=True)
+class Profile:
+    """Where time goes in a process: the kernel's part, and parts of the samples of its frames."""
+
+    kernel: float
+    packages: Sequence[tuple[str, float]]
+    functions: Sequence[tuple[str, float]]
+
+
 @dataclass
 class Result:
     """What came of one work."""
@@ -121,8 +135,7 @@ class Result:
     ratios: list[Ratio] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)
-    # Of ours: what was done, and the functions with their part of the time.
-    profiles: dict[str, list[tuple[str, float]]] = field(default_factory=dict)
+    profile: Profile | None = None
 
     @property
     def series(self) -> list[Series]:

@@ -25,7 +25,7 @@ def draw(bars: list[list[Any]], path: Path) -> None:
         axes.plot([low, high], [position, position], color="black", linewidth=1)
         if target is not None:
             axes.plot([target] * 2, [position - 0.4, position + 0.4], color=_TARGET, linewidth=2.5)
-        axes.annotate(f" {value:.2f}x", (max(value, high), position), va="center")
+        axes.annotate(f"  {value:.2f}x", (max(value, high, 1), position), va="center")
     axes.set_yticks(range(len(bars)), [str(bar[0]) for bar in bars])
     axes.invert_yaxis()
     _scale(axes)

@@ -3,7 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.figures import Bound, Ratio, Result, Series
+from bench.figures import Bound, Profile, Ratio, Result, Series
 from bench.machine import BUSY
 
 # A generator that takes so much of its core may have been what was measured.
@@ -21,6 +21,8 @@ _HEAD = (
     "towards",
     "verdict",
 )
+
+_SERIES_HEAD = ("series", "median", "lowest", "highest", "spread", "µs", "server", "load")
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,8 @@ The server under test runs on one core; the load, and the ledger that answers it
 file), on another. All are on loopback. {run.rounds} rounds of {run.seconds} s each, after a second
 to get warm, in alternation: A B, B A, A B, … What counts is the median; a ratio is made within each
 round, of neighbours in time, and then the median is taken. *Spread* is from the lowest round to the
-highest, as a part of the median; *server* and *load* are the cores that each of them took.
+highest, as a part of the median; *µs* is what one answer took of a core in the server, and *server*
+and *load* are the cores that they took.
 
 The gateway runs as `python -m gateway serve` with its normal settings, counters and logs on: one
 line per request, to a file. For hits the cache may keep replies for 60 s, as the peers' do. Tokens
@@ -161,7 +164,9 @@ the rows. FastAPI does what the gateway does, without a cache. Their configurati
 
 
 def _work(result: Result) -> str:
-    lines: list[Line] = [("series", "median", "lowest", "highest", "spread", "server", "load")]
+    lines: list[Line] = [
+        ("series", "median", "lowest", "highest", "spread", "µs", "server", "load")
+    ]
     lines += [_series_line(series) for series in result.series]
     before = (
         f"Before it, the load average was {result.load_average:.2f}, and others took "
@@ -178,6 +183,7 @@ def _series_line(series: Series) -> Line:
         series.name,
         *(figure(value, series.unit) for value in values),
         f"{series.spread:.0%}",
+        f"{series.cost:.1f}" if series.server_busy else "",
         f"{series.server_busy:.2f}" if series.server_busy else "",
         f"{series.load_busy:.2f}" if series.load_busy else "",
     )
@@ -200,14 +206,16 @@ def _missed(run: Run) -> str:
     ]
     parts = ["## What is missed, and where the time goes"]
     parts.append("\n".join(missed) or "Every target was reached.")
-    for result in run.results:
-        parts += [_profile(what, shares) for what, shares in result.profiles.items()]
-    if not any(result.profiles for result in run.results):
-        parts.append("Run with `--profile`, this section says in which functions the time goes.")
+    profiles = [_profile(each.title, each.profile) for each in run.results if each.profile]
+    parts += profiles or ["Run with `--profile`, this says in which functions the time goes."]
     return "\n\n".join(parts)
 
 
-def _profile(what: str, shares: Sequence[tuple[str, float]]) -> str:
-    lines = [("innermost function", "part of the samples")]
-    lines += [(f"`{name}`", f"{share:.0%}") for name, share in shares]
-    return f"### {what}\n\n{markdown(lines)}"
+def _profile(title: str, profile: Profile) -> str:
+    packages = ", ".join(f"{name} {share:.0%}" for name, share in profile.packages)
+    lines: list[Line] = [("innermost function", "part of the samples")]
+    lines += [(f"`{name}`", f"{share:.0%}") for name, share in profile.functions]
+    return (
+        f"### {title}\n\nThe kernel took {profile.kernel:.0%} of the gateway's time. By package, "
+        f"of the samples: {packages}.\n\n{markdown(lines)}"
+    )

@@ -40,24 +40,29 @@ def user(number: int) -> str:
     return f"user-{number}"
 
 
-def row(number: int, username: str) -> dict[str, str]:
-    """One of the ledger's rows."""
-    return {
+def row(number: int, username: str, *, long: bool = False) -> dict[str, str]:
+    """One of the ledger's rows, with what it must have, or with more."""
+    required = {
         "id": f"row-{number:06}",
         "username": username,
         "type": "trade",
         "status": "completed",
         "amount": f"-{number % 9973}.10000000",
         "currency": "USD",
-        "ticker": "BTC-USD",
-        "order_id": "o-1",
         "timestamp": "2024-01-29T19:01:00Z",
     }
+    more = {
+        "ticker": "BTC-USD",
+        "fee": "0.00000000",
+        "balance": "100000.00000000",
+        "order_id": "o-1",
+    }
+    return {**required, **more} if long else required
 
 
-def envelope(owners: Sequence[str]) -> bytes:
+def envelope(owners: Sequence[str], *, long: bool = False) -> bytes:
     """A reply of the ledger with one row for each."""
-    rows = [row(number, owner) for number, owner in enumerate(owners)]
+    rows = [row(number, owner, long=long) for number, owner in enumerate(owners)]
     message = {"api_message": "LEDGER_GET_LIST_SUCCESS", "api_data": rows}
     return json.dumps(message, separators=(",", ":")).encode()
 

@@ -59,7 +59,7 @@ def _compare(stage: Stage, result: Result, load: Load, names: list[str]) -> dict
         ledger = stack.enter_context(stage.ledger(envelope(["alice"] * 10)))
         started = {name: stack.enter_context(_STARTS[name](stage, ledger)) for name in names}
         found = stage.rates({name: (server, load) for name, server in started.items()})
-        profile(stage, result, result.title, started[OURS], load)
+        profile(stage, result, started[OURS], load)
     return found
 
 
@@ -80,6 +80,6 @@ def shared(stage: Stage, result: Result) -> None:
             if (own, seen.count(b'"username"')) != (2, 2):
                 raise BenchError(f"{user(number)} did not see just the two rows of their own")
         found = stage.rates({names[0]: (server, many), names[1]: (server, single)})
-        profile(stage, result, result.title, server, many)
+        profile(stage, result, server, many)
     ratio = Ratio("cached order of 50 users", found[names[0]], found[names[1]], reach=0.8)
     result.ratios.append(ratio)

@@ -25,7 +25,7 @@ _AROUND_S = 1.0
 
 def filtering(stage: Stage, result: Result) -> None:
     """How long it takes, and how long everybody else waits meanwhile."""
-    body = envelope([user(number % USERS) for number in range(ROWS)])
+    body = envelope([user(number % USERS) for number in range(ROWS)], long=True)
     result.notes.append(f"The ledger's reply has {len(body) / 1e6:.1f} MB.")
     with (
         stage.ledger(b"{}", body) as ledger,
@@ -37,7 +37,7 @@ def filtering(stage: Stage, result: Result) -> None:
         found = contest(contestants, stage.rounds, "s")
         alone, meanwhile = _waits(stage, server)
         if stage.profiling:
-            record(stage, result, result.title, server, partial(_often, server))
+            record(stage, result, server, partial(_often, server))
     ratio = Ratio("filter 100 000 rows", found[OURS], found[THEIRS], 3.0, less_is_better=True)
     result.ratios.append(ratio)
     result.bounds.append(Bound("longest wait of others meanwhile", meanwhile, 20.0))

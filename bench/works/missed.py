@@ -25,7 +25,7 @@ def forwarded(stage: Stage, result: Result) -> None:
         expect(started[OURS], PATH, identity("alice"))
         expect_refusals(started[OURS], PATH)
         found = stage.rates({name: (server, load) for name, server in started.items()})
-        profile(stage, result, result.title, started[OURS], load)
+        profile(stage, result, started[OURS], load)
     ours = found[OURS]
     result.ratios += [
         Ratio("miss, 10 rows", ours, found[peers.ENVOY], reach=0.4, towards=1.0),
