@@ -15,7 +15,7 @@ from types import FrameType
 
 from bench import machine, report
 from bench.figures import Result
-from bench.processes import BenchError
+from bench.processes import BenchError, on_cores
 from bench.stage import ROOT, Stage
 from bench.works import WORKS, Work
 
@@ -125,7 +125,8 @@ def _result(work: Work, stage: Stage) -> Result:
     result = Result(work.title, work.method, machine.foreign_load(), os.getloadavg()[0])
     busy = " (the machine is busy)" if result.foreign_load > machine.BUSY else ""
     print(f"{work.title} ...{busy}", file=sys.stderr, flush=True)
-    work.run(stage, result)
+    with on_cores(stage.loading):
+        work.run(stage, result)
     return result
 
 

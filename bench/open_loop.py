@@ -10,6 +10,7 @@ Run as a program it prints one JSON object.
 import argparse
 import gc
 import json
+import re
 import select
 import socket
 import sys
@@ -36,19 +37,22 @@ class Timing:
     p50: float
     p99: float
     longest: float
-    # How late the generator itself was with sending, at its 99th percentile.
+    # How late the generator itself was, with a connection free, at its 99th percentile; and the
+    # part of the time in which it did not wait for an answer or for the next to be due.
     late_p99: float
+    busy: float
 
 
 class _Connection:
-    __slots__ = ("due", "received", "socket")
+    __slots__ = ("due", "freed", "received", "recv", "send", "socket")
 
     def __init__(self, port: int) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
         self.socket.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
         self.socket.setblocking(False)
+        self.send, self.recv = self.socket.send, self.socket.recv
         self.received = b""
-        self.due = 0.0
+        self.due = self.freed = 0.0
 
 
 class Generator:
@@ -65,43 +69,55 @@ class Generator:
         self._times: list[float] = []
         self._lateness: list[float] = []
         self._refused = 0
+        # The Content-Length of the last answer, as it stood there: most others have the same.
+        self._line, self._length = b"\r\n\r\n", -1
 
     def run(self, rate: float, seconds: float) -> Timing:
         """Sends `rate` requests per second for so long, and waits for the last answers."""
-        due_count = max(1, int(rate * seconds))
-        start = time.perf_counter() + 0.01
+        due_count, interval = max(1, int(rate * seconds)), 1 / rate
+        start, idle = time.perf_counter() + 0.01, 0.0
         sent, last = 0, start + seconds + _LAST_ANSWERS_S
-        while len(self._times) < due_count:
-            now = time.perf_counter()
-            if now > last:
-                break
+        while len(self._times) < due_count and (now := time.perf_counter()) < last:
             # Those due go out together, as far as there are connections for them.
-            while sent < due_count and self._free and start + sent / rate <= now:
-                self._send(start + sent / rate, now)
+            while self._free and sent < due_count and (due := start + sent * interval) <= now:
+                self._send(due)
                 sent += 1
-            for number, _ in self._poll.poll(0.001):
+            waiting = time.perf_counter()
+            ready = self._poll.poll(0.001)
+            idle += time.perf_counter() - waiting
+            for number, _ in ready:
                 self._receive(self._by_number[number])
-        return self._timing(due_count)
+        return self._timing(due_count, 1 - idle / (time.perf_counter() - start))
 
-    def _send(self, due: float, now: float) -> None:
+    def _send(self, due: float) -> None:
         connection = self._free.popleft()
         connection.due = due
-        self._lateness.append(now - due)
-        connection.socket.send(self._request)
+        connection.send(self._request)
+        self._lateness.append(time.perf_counter() - max(due, connection.freed))
 
     def _receive(self, connection: _Connection) -> None:
-        data = connection.received + connection.socket.recv(_READ)
+        data = connection.recv(_READ)
         if not data:
             raise ConnectionError("the server closed a connection")
-        if not is_whole(data):
+        if connection.received:
+            data = connection.received + data
+        if not self._is_whole(data):
             connection.received = data
             return
-        self._times.append(time.perf_counter() - connection.due)
-        self._refused += not data.startswith(b"HTTP/1.1 2")
+        connection.freed = time.perf_counter()
+        self._times.append(connection.freed - connection.due)
+        if not data.startswith(b"HTTP/1.1 2"):
+            self._refused += 1
         connection.received = b""
         self._free.append(connection)
 
-    def _timing(self, due_count: int) -> Timing:
+    def _is_whole(self, data: bytes) -> bool:
+        end = data.find(b"\r\n\r\n")
+        if data.find(self._line, 0, end + 2) < 0 <= end:
+            self._line, self._length = length_of(data[: end + 2])
+        return end >= 0 and len(data) >= end + 4 + self._length
+
+    def _timing(self, due_count: int, busy: float) -> Timing:
         times = [1000 * each for each in self._times]
         return Timing(
             due=due_count,
@@ -111,6 +127,7 @@ class Generator:
             p99=percentile(times, 0.99),
             longest=max(times),
             late_p99=1000 * percentile(self._lateness, 0.99),
+            busy=busy,
         )
 
     def close(self) -> None:
@@ -120,16 +137,18 @@ class Generator:
             connection.socket.close()
 
 
+def length_of(head: bytes) -> tuple[bytes, int]:
+    """The line of a head that says how long the body is, and what it says."""
+    found = re.search(rb"\r\ncontent-length: *(\d+)\r\n", head, re.IGNORECASE)
+    if found is None:
+        raise ValueError("an answer without a Content-Length")
+    return found[0], int(found[1])
+
+
 def is_whole(data: bytes) -> bool:
     """Whether an answer with a Content-Length has come to its end."""
-    end = data.find(b"\r\n\r\n")
-    if end < 0:
-        return False
-    start = data.lower().find(b"\r\ncontent-length:", 0, end)
-    if start < 0:
-        raise ValueError("an answer without a Content-Length")
-    line_end = data.find(b"\r\n", start + 2)
-    return len(data) >= end + 4 + int(data[start + 17 : line_end])
+    head, end, body = data.partition(b"\r\n\r\n")
+    return bool(end) and len(body) >= length_of(head + b"\r\n")[1]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

