@@ -361,7 +361,7 @@ def test_who_was_due_while_the_server_stood_still_is_late_too() -> None:
 
 def test_answers_of_different_lengths_are_told_apart() -> None:
     longer = ANSWER.replace(b"5", b"12") + b", world"
-    timing = steadily(ANSWER, longer, longer, rate=100, seconds=0.2)
+    timing = steadily(longer, ANSWER, ANSWER, rate=100, seconds=0.2)
     assert (timing.due, timing.answered, timing.refused) == (20, 20, 0)
 
 
