@@ -104,7 +104,7 @@ def versions(tools: Tools) -> dict[str, str]:
         "gateway": f"{_commit()}, {ours}",
         "nginx": _said([program("nginx"), "-v"]).partition("/")[2],
         "HAProxy": _said([program("haproxy"), "-v"]).split()[2],
-        "wrk": _said([program("wrk"), "-v"], status=1).split()[1],
+        "wrk": _said([program("wrk"), "-v"], also=1).split()[1],
         "of PyPI": _said([str(tools.peer_python), "-c", say, *_PEER_PARTS]),
     }
 
@@ -135,10 +135,10 @@ def _lines(path: str) -> list[str]:
     return Path(path).read_text().splitlines()
 
 
-def _said(command: Sequence[str], status: int = 0) -> str:
+def _said(command: Sequence[str], also: int = 0) -> str:
     done = subprocess.run(
         command, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True, timeout=30
     )
-    if done.returncode != status:
+    if done.returncode not in (0, also):
         raise BenchError(f"{' '.join(command)} failed:\n{done.stdout}")
     return done.stdout.strip()
