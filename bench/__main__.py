@@ -122,11 +122,13 @@ def _measured(options: argparse.Namespace) -> report.Run:
 
 
 def _result(work: Work, stage: Stage) -> Result:
-    result = Result(work.title, work.method, machine.foreign_load(), os.getloadavg()[0])
-    busy = " (the machine is busy)" if result.foreign_load > machine.BUSY else ""
-    print(f"{work.title} ...{busy}", file=sys.stderr, flush=True)
+    print(f"{work.title} ...", file=sys.stderr, flush=True)
+    result, others = Result(work.title, work.method, os.getloadavg()[0]), machine.Others()
     with on_cores(stage.loading):
         work.run(stage, result)
+    result.foreign_load = others.cores()
+    if result.foreign_load > machine.BUSY:
+        print(f"... while others took {result.foreign_load:.2f} of a core", file=sys.stderr)
     return result
 
 

@@ -129,9 +129,9 @@ class Result:
 
     title: str
     method: str
-    # What other processes took of the machine just before, and the load average.
-    foreign_load: float = 0.0
+    # The load average before it, and the cores that other processes took meanwhile.
     load_average: float = 0.0
+    foreign_load: float = 0.0
     ratios: list[Ratio] = field(default_factory=list)
     bounds: list[Bound] = field(default_factory=list)
     notes: list[str] = field(default_factory=list)

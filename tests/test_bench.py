@@ -9,6 +9,7 @@ import socket
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -510,6 +511,27 @@ def test_one_core_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
     assert machine.two_cores() == (frozenset({3}), frozenset({5}))
 
 
+def test_what_others_took_is_neither_ours_nor_idle(monkeypatch: pytest.MonkeyPatch) -> None:
+    tick = os.sysconf("SC_CLK_TCK")
+    # user nice system idle iowait irq softirq stolen guest guest_nice; ours, ended children's
+    looks = [
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], (0.0, 0.0, 0.0, 0.0, 0.0), 100.0),
+        ([9, 1, 8, 50, 50, 50, 50, 2, 7, 7], (2.0, 1.0, 8.0, 4.0, 0.0), 110.0),
+    ]
+
+    def look() -> machine.Others:
+        ticks, times, now = looks.pop(0)
+        line = "cpu  " + " ".join(str(tick * seconds) for seconds in ticks)
+        monkeypatch.setattr(machine, "_lines", lambda _path: [line])
+        monkeypatch.setattr(os, "times", lambda: times)
+        monkeypatch.setattr(time, "monotonic", lambda: now)
+        return machine.Others()
+
+    others = look()
+    look()
+    assert others.cores() == pytest.approx((20 - 15) / 10)
+
+
 def test_the_machine_is_described() -> None:
     assert set(machine.describe()) == {"processor", "cores", "memory", "system", "Python"}
     assert all(machine.describe().values())
@@ -544,7 +566,7 @@ def a_run(*results: Result) -> report.Run:
 
 
 def a_result(found: Ratio, bound: Bound, foreign_load: float = 0.0) -> Result:
-    return Result("A work", "How it is done.", foreign_load, 0.25, [found], [bound], ["A note."])
+    return Result("A work", "How it is done.", 0.25, foreign_load, [found], [bound], ["A note."])
 
 
 BOUND = Bound("memory", series("idle", "MiB", [60.0, 61.0, 62.0]), 70)
@@ -560,7 +582,7 @@ def test_the_document_has_every_figure_of_the_run() -> None:
     assert "| memory | 61 MiB |  |  |  | 60 MiB–62 MiB | ≤ 70 MiB |  | reached |" in text
     assert "| ours | 16,172 | 12,345 | 20,000 | 47% | 64.8 | 0.99 | 0.50 |" in text
     assert "- hits against ours: missed by 67%" in text
-    assert "the load average was 0.25, and others took 0.00 of a core" in text
+    assert "the load average was 0.25; during it other processes took 0.00 of a core" in text
     for part in ("a fast one", "yesterday, 2 min", "5 rounds of 3 s", "A note.", "How it is done."):
         assert part in text
 
@@ -584,7 +606,7 @@ def test_a_busy_machine_is_marked() -> None:
     quiet, busy = a_result(ratio(1), BOUND), a_result(ratio(1), BOUND, foreign_load=0.8)
     assert "busy" not in report.document(a_run(quiet))
     text = report.document(a_run(quiet, replace(busy, title="Another")))
-    assert "**The machine was busy with other things** before: Another." in text
+    assert "**The machine was busy with other things** during: Another." in text
 
 
 def test_a_load_generator_at_its_limit_is_told() -> None:
