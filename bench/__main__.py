@@ -141,7 +141,7 @@ def _write(run: report.Run, folder: Path, peer_python: Path) -> None:
             ratio.value,
             max(ratio.quotients),
             ratio.reach if ratio.reach is not None else ratio.towards,
-            ratio.is_met,
+            ratio.standing,
         ]
         for result in run.results
         for ratio in result.ratios

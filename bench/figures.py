@@ -83,14 +83,23 @@ class Ratio:
         return self.reach is None or self.value >= self.reach
 
     @property
+    def standing(self) -> str:
+        """The same in a word: reached, missed, short of what it works towards, or noted."""
+        if self.reach is None and self.towards is None:
+            return "noted"
+        if not self.is_met:
+            return "missed"
+        return "short" if self.towards is not None and self.value < self.towards else "reached"
+
+    @property
     def verdict(self) -> str:
-        """The same in words, with what is missing."""
-        if self.reach is not None and self.value < self.reach:
+        """And with what is missing."""
+        if self.reach is not None and self.standing == "missed":
             return f"missed by {1 - self.value / self.reach:.0%}"
-        if self.towards is not None and self.value < self.towards:
+        if self.towards is not None and self.standing == "short":
             short = f"{1 - self.value / self.towards:.0%} short of {self.towards:g}x"
             return short if self.reach is None else f"reached; {short}"
-        return "noted" if self.reach is None and self.towards is None else "reached"
+        return self.standing
 
 
 @dataclass(frozen=True)

@@ -1,6 +1,6 @@
 """Draws the ratios of a run as `results.svg`. Run by the Python that has matplotlib.
 
-Reads JSON from its input: `[[label, low, value, high, target or null, met], ...]`.
+Reads JSON from its input: `[[label, low, value, high, target or null, standing], ...]`.
 """
 
 import json
@@ -8,7 +8,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-_MET, _MISSED, _TARGET = "#2a6f97", "#b5484b", "#333333"
+_COLOURS = {"reached": "#2a6f97", "short": "#d9a441", "missed": "#b5484b", "noted": "#9a9a9a"}
+_TARGET = "#333333"
 
 
 def draw(bars: list[list[Any]], path: Path) -> None:
@@ -20,15 +21,19 @@ def draw(bars: list[list[Any]], path: Path) -> None:
     from matplotlib import pyplot
 
     figure, axes = pyplot.subplots(figsize=(9, 0.42 * len(bars) + 1.2), layout="constrained")
-    for position, (_, low, value, high, target, met) in enumerate(bars):
-        axes.barh(position, value - 1, left=1, height=0.6, color=_MET if met else _MISSED)
+    for position, (_, low, value, high, target, standing) in enumerate(bars):
+        axes.barh(position, value - 1, left=1, height=0.6, color=_COLOURS[standing])
         axes.plot([low, high], [position, position], color="black", linewidth=1)
         if target is not None:
             axes.plot([target] * 2, [position - 0.4, position + 0.4], color=_TARGET, linewidth=2.5)
-        axes.annotate(f"  {value:.2f}x", (max(value, high, 1), position), va="center")
+        place = (max(value, high, 1), position)
+        offset = {"xytext": (5, 0), "textcoords": "offset points"}
+        axes.annotate(f"{value:.2f}x", place, va="center", **offset)
     axes.set_yticks(range(len(bars)), [str(bar[0]) for bar in bars])
     axes.invert_yaxis()
     _scale(axes)
+    patches = [pyplot.Rectangle((0, 0), 1, 1, color=colour) for colour in _COLOURS.values()]
+    figure.legend(patches, _COLOURS, ncols=len(_COLOURS), loc="outside lower right", frameon=False)
     axes.set_title("The gateway against its peers; the upright strokes are the targets", loc="left")
     figure.savefig(path, metadata={"Date": None, "Title": "The gateway against its peers"})
 

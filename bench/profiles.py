@@ -14,6 +14,8 @@ _RATE_HZ = 250
 _SECONDS = 3
 _SHOWN = 12
 _LEAST = 0.01
+# A thread that has nothing to do.
+_IDLE = "_worker (concurrent/futures/thread.py:"
 
 
 def profile(stage: Stage, result: Result, server: Server, load: Load) -> None:
@@ -57,7 +59,9 @@ def shares(collapsed: str, name_of: Callable[[str], str]) -> list[tuple[str, flo
     counts: Counter[str] = Counter()
     for line in collapsed.splitlines():
         stack, _, count = line.rpartition(" ")
-        counts[name_of(stack.rpartition(";")[2])] += int(count)
+        innermost = stack.rpartition(";")[2]
+        if not innermost.startswith(_IDLE):
+            counts[name_of(innermost)] += int(count)
     total = counts.total()
     found = ((name, count / total) for name, count in counts.most_common())
     return [(name, share) for name, share in found if share >= _LEAST]

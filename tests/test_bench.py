@@ -192,6 +192,20 @@ def test_a_ratio_says_what_is_missing(found: Ratio, met: bool, verdict: str) -> 
     assert (found.is_met, found.verdict) == (met, verdict)
 
 
+@pytest.mark.parametrize(
+    ("found", "standing"),
+    [
+        (ratio(0.5, reach=0.4, towards=1.0), "short"),
+        (ratio(0.35, towards=0.7), "short"),
+        (ratio(0.3, reach=0.4, towards=1.0), "missed"),
+        (ratio(1.0, reach=0.4, towards=1.0), "reached"),
+        (ratio(1.0), "noted"),
+    ],
+)
+def test_a_ratio_stands_somewhere(found: Ratio, standing: str) -> None:
+    assert found.standing == standing
+
+
 def test_a_ratio_is_made_of_neighbours_in_time() -> None:
     """While the machine was slow it was slow for both."""
     ours, theirs = series("a", "answers/s", [10, 50, 60]), series("b", "answers/s", [5, 50, 20])
@@ -544,6 +558,7 @@ run (asyncio/runners.py:118);answer (gateway/walk.py:61) 20
 run (asyncio/runners.py:118) 40
 run (asyncio/runners.py:118);randbytes (random.py:7) 9
 run (asyncio/runners.py:118);rare (gateway/x.py:1) 0
+run (threading.py:982);_worker (concurrent/futures/thread.py:81) 500
 """
 
 
