@@ -72,11 +72,11 @@ class Generator:
         # The Content-Length of the last answer, as it stood there: most others have the same.
         self._line, self._length = b"\r\n\r\n", -1
 
-    def run(self, rate: float, seconds: float) -> Timing:
+    def run(self, rate: float, seconds: float, patience: float = _LAST_ANSWERS_S) -> Timing:
         """Sends `rate` requests per second for so long, and waits for the last answers."""
         due_count, interval = max(1, int(rate * seconds)), 1 / rate
         start, idle = time.perf_counter() + 0.01, 0.0
-        sent, last = 0, start + seconds + _LAST_ANSWERS_S
+        sent, last = 0, start + seconds + patience
         while len(self._times) < due_count and (now := time.perf_counter()) < last:
             # Those due go out together, as far as there are connections for them.
             while self._free and sent < due_count and (due := start + sent * interval) <= now:
@@ -87,7 +87,8 @@ class Generator:
             idle += time.perf_counter() - waiting
             for number, _ in ready:
                 self._receive(self._by_number[number])
-        return self._timing(due_count, 1 - idle / (time.perf_counter() - start))
+        busy = 1 - idle / (time.perf_counter() - start)
+        return self._timing([start + number * interval for number in range(sent, due_count)], busy)
 
     def _send(self, due: float) -> None:
         connection = self._free.popleft()
@@ -117,11 +118,15 @@ class Generator:
             self._line, self._length = length_of(data[: end + 2])
         return end >= 0 and len(data) >= end + 4 + self._length
 
-    def _timing(self, due_count: int, busy: float) -> Timing:
-        times = [1000 * each for each in self._times]
+    def _timing(self, unsent: Sequence[float], busy: float) -> Timing:
+        """Who has no answer yet has waited until here at least."""
+        now, free = time.perf_counter(), set(self._free)
+        asked = [each.due for each in self._by_number.values() if each not in free]
+        waits = [*self._times, *(now - due for due in (*asked, *unsent))]
+        times = [1000 * each for each in waits]
         return Timing(
-            due=due_count,
-            answered=len(times),
+            due=len(times),
+            answered=len(self._times),
             refused=self._refused,
             p50=percentile(times, 0.5),
             p99=percentile(times, 0.99),

@@ -53,6 +53,9 @@ def _note(what: str, saturation: float, rate: float, timings: Sequence[Timing]) 
         f"{what}: {rate:,.0f} requests/s of {saturation:,.0f}. Half of the answers came within "
         f"{middle:.2f} ms. The generator itself was at most {late:.2f} ms late with 99 of 100."
     )
+    missing = sum(timing.due - timing.answered for timing in timings)
+    if missing:
+        text += f" {missing} had no answer when it stopped waiting."
     if rate < saturation * _SHARE:
         text += " More than that one core could not send: the load generator is the limit."
     return text
