@@ -119,9 +119,9 @@ def _table(runs: Sequence[Figures]) -> str:
 
 def _cells(run: Figures) -> tuple[str, ...]:
     megabytes, first_byte_ms = run.size / 1e6, run.first_byte * 1000
-    figures = (megabytes, run.seconds, megabytes / run.seconds, first_byte_ms)
-    memory = (run.before, run.peak, run.growth)
-    return (run.who, str(run.rows), *(f"{figure:.1f}" for figure in (*figures, *memory)))
+    figures = (megabytes / run.seconds, first_byte_ms, run.before, run.peak, run.growth)
+    size = (str(run.rows), f"{megabytes:.1f}", f"{run.seconds:.3f}")
+    return (run.who, *size, *(f"{figure:.1f}" for figure in figures))
 
 
 # The three runs.

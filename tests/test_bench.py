@@ -61,7 +61,8 @@ def test_a_short_list_is_measured_and_every_proof_holds() -> None:
         megabytes, seconds, _, first_byte_ms, before, peak, growth = map(float, figures)
         # A generated row has some 200 bytes.
         assert 150 * wanted < megabytes * 1e6 + 50_000 < 350 * wanted + 100_000
-        assert 0 < first_byte_ms / 1000 <= seconds
+        # Either is rounded to the half of its last place.
+        assert 0 < first_byte_ms <= 1000 * seconds + 0.6
         assert 0 < before <= peak
         assert abs(peak - before - growth) < 0.2
         assert growth < stream.MAX_GROWTH_MIB
