@@ -78,6 +78,12 @@ class Ratio:
         return median(self.quotients)
 
     @property
+    def by_cost(self) -> float | None:
+        """The same by what an answer takes of a core: what others take of it changes it least."""
+        known = self.ours.server_busy and self.peer.server_busy
+        return self.peer.cost / self.ours.cost if known else None
+
+    @property
     def is_met(self) -> bool:
         """Whether the target that must be reached is; one to work towards may be missed."""
         return self.reach is None or self.value >= self.reach

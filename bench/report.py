@@ -17,6 +17,7 @@ _HEAD = (
     "theirs",
     "ratio",
     "of the rounds",
+    "by cost",
     "reach",
     "towards",
     "verdict",
@@ -67,6 +68,7 @@ def _ratio_line(ratio: Ratio) -> Line:
         figure(ratio.peer.median, ratio.peer.unit),
         f"{ratio.value:.2f}x",
         f"{min(ratio.quotients):.2f}–{max(ratio.quotients):.2f}",
+        "" if ratio.by_cost is None else f"{ratio.by_cost:.2f}x",
         _times(ratio.reach),
         _times(ratio.towards),
         ratio.verdict,
@@ -82,6 +84,7 @@ def _bound_line(bound: Bound) -> Line:
         "",
         "",
         f"{figure(min(values), unit)}–{figure(max(values), unit)}",
+        "",
         f"≤ {bound.at_most:g} {unit}",
         "",
         bound.verdict,
@@ -150,8 +153,9 @@ The server under test runs on one core; the load, and the ledger that answers it
 file), on another. All are on loopback. {run.rounds} rounds of {run.seconds} s each, after a second
 to get warm, in alternation: A B, B A, A B, … What counts is the median; a ratio is made within each
 round, of neighbours in time, and then the median is taken. *Spread* is from the lowest round to the
-highest, as a part of the median; *µs* is what one answer took of a core in the server, and *server*
-and *load* are the cores that they took.
+highest, as a part of the median; *µs* is what one answer took of a core in the server, *by cost*
+the ratio of those, which suffers least from other processes, and *server* and *load* are the cores
+that they took.
 
 The gateway runs as `python -m gateway serve` with its normal settings, counters and logs on: one
 line per request, to a file. For hits the cache may keep replies for 60 s, as the peers' do. Tokens

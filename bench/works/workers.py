@@ -28,11 +28,9 @@ def _doubled(stage: Stage, result: Result, what: str, settings: dict[str, str]) 
         found = stage.rates({one: (alone, load), two: (pair, load)}, cores=stage.both)
     ratio = Ratio(f"2 workers on 2 cores, {what}", found[two], found[one])
     result.ratios.append(ratio)
-    used = found[two].server_busy / max(found[one].server_busy, 0.01)
     result.notes.append(
-        f"{what}: two workers got {used:.2f} times the processor time of one, because the load "
-        f"took {found[two].load_busy:.2f} of the two cores; for that time they gave "
-        f"{ratio.value / used:.2f} times the answers."
+        f"{what}: one worker took {found[one].server_busy:.2f} of a core, two took "
+        f"{found[two].server_busy:.2f}, and the load beside them {found[two].load_busy:.2f}."
     )
 
 
