@@ -214,6 +214,16 @@ def test_a_ratio_is_made_of_neighbours_in_time() -> None:
     assert Ratio("work", ours, theirs).value == 2
 
 
+def test_a_ratio_is_known_by_cost_where_that_was_measured() -> None:
+    """With half a core ours gave half the answers: it is as good as the peer with a whole one."""
+    ours = Series("a", "answers/s", (Shot(500, 0.5),))
+    theirs = Series("b", "answers/s", (Shot(1000, 1.0),))
+    found = Ratio("work", ours, theirs)
+    assert (found.value, found.by_cost) == (0.5, 1.0)
+    assert ratio(2.0).by_cost is None
+    assert "| 0.50x | 0.50–0.50 | 1.00x |" in report.document(a_run(a_result(found, BOUND)))
+
+
 @pytest.mark.parametrize(
     ("values", "met", "verdict"),
     [([70.0], True, "reached"), ([10, 77, 900], False, "missed by 10%")],
@@ -605,9 +615,10 @@ def test_the_document_has_every_figure_of_the_run() -> None:
     found = Ratio("hits", Series("ours", "answers/s", shots), ratio(4000, 2000).ours, reach=2.0)
     text = report.document(a_run(a_result(found, BOUND)))
     assert (
-        "| hits | 16,172 | ours | 30,000 | 0.65x | 0.31–1.00 | 2x |  | **missed by 67%** |" in text
+        "| hits | 16,172 | ours | 30,000 | 0.65x | 0.31–1.00 |  | 2x |  | **missed by 67%** |"
+        in text
     )
-    assert "| memory | 61 MiB |  |  |  | 60 MiB–62 MiB | ≤ 70 MiB |  | reached |" in text
+    assert "| memory | 61 MiB |  |  |  | 60 MiB–62 MiB |  | ≤ 70 MiB |  | reached |" in text
     assert "| ours | 16,172 | 12,345 | 20,000 | 47% | 64.8 | 0.99 | 0.50 |" in text
     assert "- hits against ours: missed by 67%" in text
     assert "the load average was 0.25; during it other processes took 0.00 of a core" in text
