@@ -14,7 +14,7 @@ from pathlib import Path
 from types import FrameType
 
 from bench import machine, report
-from bench.figures import Result
+from bench.figures import BUSY, Result
 from bench.processes import BenchError, on_cores
 from bench.stage import ROOT, Stage
 from bench.works import WORKS, Work
@@ -62,6 +62,7 @@ def _parser() -> argparse.ArgumentParser:
     listed = "; ".join(f"{number} {work.title}" for number, work in enumerate(WORKS, 1))
     parser.add_argument("--rounds", type=int, default=5, help="of each contestant; default: 5")
     parser.add_argument("--seconds", type=int, default=3, help="of a round; default: 3")
+    parser.add_argument("--spare", type=int, default=5, help="to repeat disturbed ones; default: 5")
     parser.add_argument("--quick", action="store_true", help="one round of one second")
     parser.add_argument("--only", type=_numbers, default="", help=f"such as 1,4. {listed}")
     parser.add_argument("--profile", action="store_true", help="say where the time goes")
@@ -86,7 +87,7 @@ def _completed(options: argparse.Namespace) -> None:
     if options.output is None and not options.quick and not options.only:
         options.output = _HERE
     if options.quick:
-        options.rounds = options.seconds = 1
+        options.rounds, options.seconds, options.spare = 1, 1, 0
 
 
 def _measured(options: argparse.Namespace) -> report.Run:
@@ -107,6 +108,7 @@ def _measured(options: argparse.Namespace) -> report.Run:
                 loading,
                 options.rounds,
                 options.seconds,
+                options.spare,
                 options.profile,
             )
             results.append(_result(work, stage))
@@ -127,7 +129,7 @@ def _result(work: Work, stage: Stage) -> Result:
     with on_cores(stage.loading):
         work.run(stage, result)
     result.foreign_load = others.cores()
-    if result.foreign_load > machine.BUSY:
+    if result.foreign_load > BUSY:
         print(f"... while others took {result.foreign_load:.2f} of a core", file=sys.stderr)
     return result
 

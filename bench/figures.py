@@ -1,18 +1,23 @@
 """What the rounds come to: medians, ratios, and whether a target was met. No input, no output."""
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from math import ceil
 from statistics import median
 
+# With so much of a core taken by others, figures are of little use.
+BUSY = 0.15
+
 
 @dataclass(frozen=True)
 class Shot:
-    """One round of one contestant. `busy`: parts of a core that server and load generator took."""
+    """One round of one contestant; `busy` and `foreign` are cores that were taken meanwhile."""
 
     value: float
     server_busy: float = 0.0
     load_busy: float = 0.0
+    # By processes that have nothing to do with it.
+    foreign: float = 0.0
 
 
 @dataclass(frozen=True)
@@ -22,6 +27,8 @@ class Series:
     name: str
     unit: str
     shots: tuple[Shot, ...]
+    # Rounds that do not count, because other processes disturbed them.
+    dropped: int = 0
 
     @property
     def values(self) -> list[float]:
@@ -101,9 +108,9 @@ class Ratio:
     def verdict(self) -> str:
         """And with what is missing."""
         if self.reach is not None and self.standing == "missed":
-            return f"missed by {1 - self.value / self.reach:.0%}"
+            return f"missed by {part(1 - self.value / self.reach)}"
         if self.towards is not None and self.standing == "short":
-            short = f"{1 - self.value / self.towards:.0%} short of {self.towards:g}x"
+            short = f"{part(1 - self.value / self.towards)} short of {self.towards:g}x"
             return short if self.reach is None else f"reached; {short}"
         return self.standing
 
@@ -126,7 +133,7 @@ class Bound:
         """The same in words, with what is too much."""
         if self.is_met:
             return "reached"
-        return f"missed by {self.measured.median / self.at_most - 1:.0%}"
+        return f"missed by {part(self.measured.median / self.at_most - 1)}"
 
 
 @dataclass(frozen=True)
@@ -167,20 +174,40 @@ class Result:
         )
 
 
-def alternated(names: Sequence[str], rounds: int) -> Iterator[str]:
+def turns(names: Sequence[str], number: int) -> list[str]:
     """Who runs when: A B, B A, A B, ... so that nobody always has the earlier turn."""
-    for number in range(rounds):
-        yield from names if number % 2 == 0 else reversed(names)
+    return list(names) if number % 2 == 0 else list(reversed(names))
 
 
 def contest(
-    contestants: Mapping[str, Callable[[], Shot]], rounds: int, unit: str = "answers/s"
+    contestants: Mapping[str, Callable[[], Shot]], rounds: int, unit: str, spare: int = 0
 ) -> dict[str, Series]:
-    """Lets each have its rounds, in alternation."""
-    shots: dict[str, list[Shot]] = {name: [] for name in contestants}
-    for name in alternated(list(contestants), rounds):
-        shots[name].append(contestants[name]())
-    return {name: Series(name, unit, tuple(found)) for name, found in shots.items()}
+    """Lets each have its rounds, in alternation.
+
+    A round in which others took a good part of a core for anybody is done again for everybody, as
+    long as there are `spare` ones; if there are none left, those count that were disturbed least.
+    """
+    calm: list[dict[str, Shot]] = []
+    disturbed: list[dict[str, Shot]] = []
+    while len(calm) < rounds and len(calm) + len(disturbed) < rounds + spare:
+        order = turns(list(contestants), len(calm))
+        found = {name: contestants[name]() for name in order}
+        (disturbed if _disturbance(found) > BUSY else calm).append(found)
+    counted = [*calm, *sorted(disturbed, key=_disturbance)[: rounds - len(calm)]]
+    dropped = len(calm) + len(disturbed) - len(counted)
+    return {
+        name: Series(name, unit, tuple(found[name] for found in counted), dropped)
+        for name in contestants
+    }
+
+
+def _disturbance(found: Mapping[str, Shot]) -> float:
+    return max(shot.foreign for shot in found.values())
+
+
+def part(value: float) -> str:
+    """As people read it: a little is not nothing."""
+    return f"{value:.0%}" if value >= 0.01 else f"{value:.2%}"
 
 
 def series(name: str, unit: str, values: Sequence[float]) -> Series:

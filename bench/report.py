@@ -3,8 +3,7 @@
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.figures import Bound, Profile, Ratio, Result, Series
-from bench.machine import BUSY
+from bench.figures import BUSY, Bound, Profile, Ratio, Result, Series
 
 # A generator that takes so much of its core may have been what was measured.
 GENERATOR_LIMIT = 0.95
@@ -23,7 +22,17 @@ _HEAD = (
     "verdict",
 )
 
-_SERIES_HEAD = ("series", "median", "lowest", "highest", "spread", "µs", "server", "load")
+_SERIES_HEAD = (
+    "series",
+    "median",
+    "lowest",
+    "highest",
+    "spread",
+    "µs",
+    "server",
+    "load",
+    "dropped",
+)
 
 
 @dataclass(frozen=True)
@@ -155,7 +164,8 @@ to get warm, in alternation: A B, B A, A B, … What counts is the median; a rat
 round, of neighbours in time, and then the median is taken. *Spread* is from the lowest round to the
 highest, as a part of the median; *µs* is what one answer took of a core in the server, *by cost*
 the ratio of those, which suffers least from other processes, and *server* and *load* are the cores
-that they took.
+that they took. A round in which other processes took more than {BUSY} of a core was done again, as
+far as time allowed; *dropped* says how many were.
 
 The gateway runs as `python -m gateway serve` with its normal settings, counters and logs on: one
 line per request, to a file. For hits the cache may keep replies for 60 s, as the peers' do. Tokens
@@ -168,9 +178,7 @@ the rows. FastAPI does what the gateway does, without a cache. Their configurati
 
 
 def _work(result: Result) -> str:
-    lines: list[Line] = [
-        ("series", "median", "lowest", "highest", "spread", "µs", "server", "load")
-    ]
+    lines: list[Line] = [_SERIES_HEAD]
     lines += [_series_line(series) for series in result.series]
     others = (
         f"Before it the load average was {result.load_average:.2f}; during it other processes took "
@@ -190,6 +198,7 @@ def _series_line(series: Series) -> Line:
         f"{series.cost:.1f}" if series.server_busy else "",
         f"{series.server_busy:.2f}" if series.server_busy else "",
         f"{series.load_busy:.2f}" if series.load_busy else "",
+        str(series.dropped or ""),
     )
 
 

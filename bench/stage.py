@@ -2,13 +2,14 @@
 
 import os
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 
 from bench.figures import Series, Shot, contest
-from bench.machine import Tools, program
+from bench.machine import Others, Tools, program
 from bench.processes import HOST, BenchError, Cores, Server, ask, free_port, running
 from bench.rows import SECRET, identity
 from bench.wrk import Load, shoot
@@ -32,6 +33,7 @@ class Stage:
     loading: Cores
     rounds: int
     seconds: int
+    spare: int
     profiling: bool
 
     @property
@@ -102,13 +104,22 @@ class Stage:
         """Answers per second of each, warmed up and then in alternation."""
         for server, load in servers.values():
             self.shot(server, load, _WARM_UP_S, cores)
-        return contest(
-            {
-                name: lambda server=server, load=load: self.shot(server, load, cores=cores)  # type: ignore[misc]
-                for name, (server, load) in servers.items()
-            },
-            self.rounds,
-        )
+        shots = {
+            name: partial(self.shot, server, load, cores=cores)
+            for name, (server, load) in servers.items()
+        }
+        return self.contest(shots, "answers/s")
+
+    def contest(self, shots: Mapping[str, Callable[[], Shot]], unit: str) -> dict[str, Series]:
+        """Rounds in alternation, and again where others disturbed them."""
+        watched = {name: partial(_watched, shot) for name, shot in shots.items()}
+        return contest(watched, self.rounds, unit, self.spare)
+
+
+def _watched(shot: Callable[[], Shot]) -> Shot:
+    others = Others()
+    found = shot()
+    return replace(found, foreign=others.cores())
 
 
 def nginx(config: Path, folder: Path) -> list[str]:

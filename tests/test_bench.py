@@ -28,10 +28,10 @@ from bench.figures import (
     Result,
     Series,
     Shot,
-    alternated,
     contest,
     percentile,
     series,
+    turns,
 )
 from bench.open_loop import Generator, Timing, is_whole
 from bench.processes import BenchError, Server, ask, free_port, on_cores, running
@@ -128,24 +128,42 @@ def test_rows_are_counted_wherever_the_chunks_are_cut(cut: int) -> None:
 
 
 def test_nobody_always_runs_first() -> None:
-    assert "".join(alternated("AB", 5)) == "ABBAABBAAB"
-    assert "".join(alternated("ABC", 2)) == "ABCCBA"
+    assert [turns("ABC", number) for number in range(3)] == [[*"ABC"], [*"CBA"], [*"ABC"]]
 
 
 def test_every_contestant_has_its_own_rounds_in_alternation() -> None:
-    turns: list[str] = []
+    order: list[str] = []
 
     def contestant(name: str) -> Callable[[], Shot]:
         def shot() -> Shot:
-            turns.append(name)
-            return Shot(float(len(turns)))
+            order.append(name)
+            return Shot(float(len(order)))
 
         return shot
 
-    found = contest({name: contestant(name) for name in "AB"}, 3)
-    assert turns == ["A", "B", "B", "A", "A", "B"]
+    found = contest({name: contestant(name) for name in "AB"}, 3, "answers/s")
+    assert order == ["A", "B", "B", "A", "A", "B"]
     assert (found["A"].values, found["B"].values) == ([1.0, 4.0, 5.0], [2.0, 3.0, 6.0])
     assert (found["A"].name, found["A"].unit) == ("A", "answers/s")
+
+
+@pytest.mark.parametrize(
+    ("foreign", "spare", "counted", "dropped"),
+    [
+        ([0, 0.9, 0, 0.1, 0.9], 2, [0, 2, 3], 1),
+        ([0.9, 0.3, 0, 0.5, 0.2], 2, [2, 4, 1], 2),
+        ([0.9, 0.3, 0.7], 0, [1, 2, 0], 0),
+        ([0, 0, 0, 0], 1, [0, 1, 2], 0),
+    ],
+)
+def test_a_disturbed_round_is_repeated_for_all(
+    foreign: list[float], spare: int, counted: list[int], dropped: int
+) -> None:
+    ours = iter([Shot(number, foreign=busy) for number, busy in enumerate(foreign)])
+    theirs = iter([Shot(number) for number in range(len(foreign))])
+    found = contest({"A": ours.__next__, "B": theirs.__next__}, 3, "answers/s", spare)
+    assert found["A"].values == found["B"].values == counted
+    assert found["A"].dropped == found["B"].dropped == dropped
 
 
 def test_a_series_comes_to_its_median_with_its_noise() -> None:
@@ -181,6 +199,7 @@ def ratio(
         (ratio(0.5, 0.9, 3.0, reach=1.0), False, "missed by 10%"),
         (ratio(3.0, less=True, reach=3.0), True, "reached"),
         (ratio(1.5, less=True, reach=3.0), False, "missed by 50%"),
+        (ratio(9.98, reach=10.0), False, "missed by 0.20%"),
         (ratio(0.5, reach=0.4, towards=1.0), True, "reached; 50% short of 1x"),
         (ratio(0.3, reach=0.4, towards=1.0), False, "missed by 25%"),
         (ratio(1.0, reach=0.4, towards=1.0), True, "reached"),
@@ -423,7 +442,7 @@ def stage_in(folder: Path) -> Stage:
     """A stage for what needs neither a peer nor a second core."""
     cores = frozenset(os.sched_getaffinity(0))
     tools = machine.Tools(Path(sys.executable), Path("envoy"))
-    return Stage(tools, folder, cores, cores, rounds=1, seconds=1, profiling=False)
+    return Stage(tools, folder, cores, cores, rounds=1, seconds=1, spare=0, profiling=False)
 
 
 def test_the_time_from_start_to_ready_is_measured(tmp_path: Path) -> None:
@@ -550,14 +569,15 @@ def test_one_core_is_not_enough(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_what_others_took_is_neither_ours_nor_idle(monkeypatch: pytest.MonkeyPatch) -> None:
     tick = os.sysconf("SC_CLK_TCK")
-    # user nice system idle iowait irq softirq stolen guest guest_nice; ours, ended children's
+    # user nice system idle iowait irq softirq stolen guest guest_nice; the living, the ended
     looks = [
-        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], (0.0, 0.0, 0.0, 0.0, 0.0), 100.0),
-        ([9, 1, 8, 50, 50, 50, 50, 2, 7, 7], (2.0, 1.0, 8.0, 4.0, 0.0), 110.0),
+        ([0, 0, 0, 0, 0, 0, 0, 0, 0, 0], (0.0, 0.0), (0.0, 0.0, 0.0, 0.0, 0.0), 100.0),
+        ([9, 1, 8, 50, 50, 50, 50, 2, 7, 7], (2.0, 1.0), (9.0, 9.0, 8.0, 4.0, 0.0), 110.0),
     ]
 
     def look() -> machine.Others:
-        ticks, times, now = looks.pop(0)
+        ticks, living, times, now = looks.pop(0)
+        monkeypatch.setattr(machine, "cpu_split", lambda _pids: living)
         line = "cpu  " + " ".join(str(tick * seconds) for seconds in ticks)
         monkeypatch.setattr(machine, "_lines", lambda _path: [line])
         monkeypatch.setattr(os, "times", lambda: times)
@@ -612,14 +632,14 @@ BOUND = Bound("memory", series("idle", "MiB", [60.0, 61.0, 62.0]), 70)
 
 def test_the_document_has_every_figure_of_the_run() -> None:
     shots = (Shot(12_345, 0.99, 0.5), Shot(20_000, 0.99, 0.5))
-    found = Ratio("hits", Series("ours", "answers/s", shots), ratio(4000, 2000).ours, reach=2.0)
+    found = Ratio("hits", Series("ours", "answers/s", shots, 4), ratio(4000, 2000).ours, reach=2.0)
     text = report.document(a_run(a_result(found, BOUND)))
     assert (
         "| hits | 16,172 | ours | 30,000 | 0.65x | 0.31–1.00 |  | 2x |  | **missed by 67%** |"
         in text
     )
     assert "| memory | 61 MiB |  |  |  | 60 MiB–62 MiB |  | ≤ 70 MiB |  | reached |" in text
-    assert "| ours | 16,172 | 12,345 | 20,000 | 47% | 64.8 | 0.99 | 0.50 |" in text
+    assert "| ours | 16,172 | 12,345 | 20,000 | 47% | 64.8 | 0.99 | 0.50 | 4 |" in text
     assert "- hits against ours: missed by 67%" in text
     assert "the load average was 0.25; during it other processes took 0.00 of a core" in text
     for part in ("a fast one", "yesterday, 2 min", "5 rounds of 3 s", "A note.", "How it is done."):

@@ -5,7 +5,7 @@ import sys
 import time
 from functools import partial
 
-from bench.figures import Bound, Ratio, Result, Series, Shot, contest, series
+from bench.figures import Bound, Ratio, Result, Series, Shot
 from bench.processes import Server, ask, on_cores
 from bench.profiles import record
 from bench.reference import filtered
@@ -34,7 +34,7 @@ def filtering(stage: Stage, result: Result) -> None:
         wanted = filtered(body, user(0)).replace(b"LIST", b"ORDER")
         expect(server, PATH, identity(user(0)), wanted)
         contestants = {OURS: partial(_asked, server), THEIRS: partial(_reference, stage)}
-        found = contest(contestants, stage.rounds, "s")
+        found = stage.contest(contestants, "s")
         alone, meanwhile = _waits(stage, server)
         if stage.profiling:
             record(stage, result, server, partial(_often, server))
@@ -59,12 +59,13 @@ def _reference(stage: Stage) -> Shot:
 
 def _waits(stage: Stage, server: Server) -> tuple[Series, Series]:
     """The longest wait for an answer from `/health/live`: alone, and while the list is filtered."""
-    alone = [_longest_wait(stage, server, asking=False) for _ in range(stage.rounds)]
-    meanwhile = [_longest_wait(stage, server, asking=True) for _ in range(stage.rounds)]
-    return series("alone", "ms", alone), series("gateway", "ms", meanwhile)
+    names = ("nothing else to do", "gateway, filtering")
+    waits = {name: partial(_longest_wait, stage, server, asking=name == names[1]) for name in names}
+    found = stage.contest(waits, "ms")
+    return found[names[0]], found[names[1]]
 
 
-def _longest_wait(stage: Stage, server: Server, *, asking: bool) -> float:
+def _longest_wait(stage: Stage, server: Server, *, asking: bool) -> Shot:
     seconds = 2 * _AROUND_S + 1
     with steady(
         stage, server, LIVE, {}, rate=_LIVE_RATE, seconds=seconds, connections=16
@@ -72,7 +73,7 @@ def _longest_wait(stage: Stage, server: Server, *, asking: bool) -> float:
         time.sleep(_AROUND_S)
         if asking:
             _asked(server)
-        return others.timing().longest
+        return Shot(others.timing().longest)
 
 
 def _often(server: Server) -> None:

@@ -4,7 +4,7 @@ from collections.abc import Sequence
 from functools import partial
 from statistics import median
 
-from bench.figures import Bound, Result, Series, Shot, contest
+from bench.figures import Bound, Result, Shot
 from bench.open_loop import Timing
 from bench.processes import Server
 from bench.rows import envelope, identity
@@ -30,13 +30,18 @@ def at_half(stage: Stage, result: Result) -> None:
 def _p99(stage: Stage, result: Result, server: Server, what: str, most: float) -> Bound:
     load = Load(PATH, identity("alice"))
     stage.shot(server, load, 1)
-    saturation = contest({what: partial(stage.shot, server, load)}, stage.rounds)[what].median
+    saturation = stage.contest({what: partial(stage.shot, server, load)}, "answers/s")[what].median
     rate = _bearable(stage, server, saturation * _SHARE)
-    timings = [_steady(stage, server, rate) for _ in range(stage.rounds)]
+    timings: list[Timing] = []
+
+    def shot() -> Shot:
+        timings.append(_steady(stage, server, rate))
+        return Shot(timings[-1].p99, load_busy=timings[-1].busy)
+
+    name = f"gateway, {what}"
+    found = stage.contest({name: shot}, "ms")[name]
     result.notes.append(_note(what, saturation, rate, timings))
-    shots = tuple(Shot(timing.p99, load_busy=timing.busy) for timing in timings)
-    name = f"p99 at {rate / saturation:.0%} of saturation, {what}"
-    return Bound(name, Series(f"gateway, {what}", "ms", shots), most)
+    return Bound(f"p99 at {rate / saturation:.0%} of saturation, {what}", found, most)
 
 
 def _bearable(stage: Stage, server: Server, rate: float) -> float:
