@@ -38,7 +38,7 @@ Who = tuple[str, str]
 
 # A failure is told as it was found, not made smaller: an example takes a hundred requests.
 PHASES = (Phase.explicit, Phase.reuse, Phase.generate)
-bounded = settings(max_examples=30, deadline=None, phases=PHASES)
+bounded = settings(max_examples=25, deadline=None, phases=PHASES)
 
 
 # What is done.
@@ -253,7 +253,7 @@ async def _running(stage: Stage) -> AsyncIterator[None]:
             config = config_for(
                 str(ledger.make_url("")).rstrip("/"),
                 server__fast_path=str(fast).lower(),
-                ledger__page_size="2",
+                ledger__page_size="4",
                 cache__ledger_ttl_s=str(TTL),
                 cache__max_stale_s="60",
             )
@@ -287,6 +287,39 @@ def test_no_byte_of_what_a_caller_receives_depends_on_other_peoples_rows(
     assert stage.run(stage.play(moves, other, other, fast=False)) == heard
     assert stage.run(stage.play(moves, one, other, fast=False)) == heard
     assert stage.run(stage.play(moves, one, one, fast=True)) == heard
+    assert stage.run(stage.play(moves, other, one, fast=True)) == heard
+
+
+def _one_after_the_other(targets: list[str]) -> list[Move]:
+    """Everybody reads each target until it is known to all, others first; then alice again, when it
+    is older, and when it is too old.
+    """
+    moves: list[Move] = []
+    for target in targets:
+        moves += [Get(who, target, times=3) for who in (*OTHERS, ALICE)]
+    moves.append(Later(4.0))
+    moves += [
+        Get(ALICE, target, 1, gzip, conditional)
+        for target in targets
+        for gzip, conditional in KINDS
+    ]
+    moves.append(Later(TTL))
+    return moves + [Get(ALICE, target, times=2) for target in targets]
+
+
+KINDS = [(False, False), (False, True), (True, False), (True, True)]
+# Whole lists first, then their pages, and the other way round: what is kept of one serves another.
+TARGETS = [ORDER, ORDER[::-1], ["/ledger", "/ledger?limit=2"]]
+
+
+@settings(bounded, max_examples=25)
+@given(crowds(), st.sampled_from(TARGETS))
+def test_not_even_when_others_have_asked_the_same_before(
+    stage: Stage, crowd: tuple[list[Written], list[Written]], targets: list[str]
+) -> None:
+    one, other = crowd
+    moves = _one_after_the_other(targets)
+    heard = stage.run(stage.play(moves, one, other, fast=False))
     assert stage.run(stage.play(moves, other, one, fast=True)) == heard
 
 

@@ -361,6 +361,16 @@ async def test_max_age_bounds_the_age_of_what_is_given(
     assert "hit" not in how(await get(client, Cache_Control="max-age=1000"))
 
 
+async def test_a_bound_holds_each_time_however_often_the_same_is_asked(
+    client: Client, clock: Clock
+) -> None:
+    for _ in range(4):
+        answer = await get(client, Cache_Control="max-age=4")
+        assert (age(answer) or 0) <= 4
+    clock.now += 4.5
+    assert how(await get(client, Cache_Control="max-age=4")) == "fwd=request; stored"
+
+
 @pytest.mark.parametrize("said", ["max-age=x", "max-age", "max-age=-5", "max-age=1.5"])
 async def test_a_bound_that_cannot_be_read_is_the_strictest(
     client: Client, clock: Clock, said: str
