@@ -642,3 +642,170 @@ def test_a_memo_forgets_what_was_used_longest_ago() -> None:
     assert memo["a"] == 1
     memo["c"] = 1
     assert set(memo) == {"a", "c"}
+
+
+# Beyond its time, and what a caller wishes.
+
+PRICES = Lifetime(TTL, revalidate_s=5.0, if_error_s=50.0, max_stale_s=50.0)
+NO_WISHES = Wishes()
+
+
+async def begin(world: World, wish: Wishes = NO_WISHES, lifetime: Lifetime = PRICES) -> Read:
+    """A read with all that can be said of it, as far as it gets without the ledger."""
+
+    async def parse(body: bytes) -> bytes:
+        return body
+
+    read = asyncio.create_task(world.cached.read(READ, parse, TAG, lifetime, wish))
+    await settle()
+    return read
+
+
+async def filled(world: World) -> World:
+    read = await begin(world)
+    world.client.answer(0, b"old")
+    await read
+    return world
+
+
+async def test_what_is_fetched_again_is_fetched_once_and_nobody_waits(world: World) -> None:
+    await filled(world)
+    world.now = TTL + 1
+    for _ in range(5):
+        found = await (await begin(world))
+        assert (found.reading.value, found.outcome) == (b"old", Outcome.HIT)
+        assert (found.age, found.left) == (TTL + 1, -1.0)
+    assert len(world.client.calls) == 2
+    world.client.answer(1, b"new")
+    await settle()
+    assert (await (await begin(world))).reading.value == b"new"
+    assert len(world.client.calls) == 2
+
+
+async def test_a_fetch_that_nobody_waits_for_may_fail_and_is_tried_again(world: World) -> None:
+    heard: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _loop, context: heard.append(context))
+    await filled(world)
+    world.now = TTL + 1
+    for count in (2, 3, 4):
+        assert (await (await begin(world))).reading.value == b"old"
+        assert len(world.client.calls) == count
+        world.client.fail(-1, LedgerTimeout("late"))
+        await settle()
+    world.client.replies.clear()
+    assert heard == []
+
+
+@pytest.mark.parametrize("status", [503, None])
+async def test_an_old_reply_tides_over_a_failure_and_does_not_get_younger(
+    world: World, status: int | None
+) -> None:
+    await filled(world)
+    for now in (TTL + 5, TTL + 50 - 0.001):
+        world.now = now
+        read = await begin(world)
+        if status is None:
+            world.client.fail(-1, LedgerTimeout("late"))
+        else:
+            world.client.answer(-1, status=status)
+        found = await read
+        assert (found.reading.value, found.outcome, found.age) == (b"old", Outcome.STALE, now)
+    assert world.cached.statistics()["stale"] == 2
+    world.now = TTL + 50
+    read = await begin(world)
+    world.client.fail(-1, LedgerTimeout("late"))
+    with pytest.raises(LedgerTimeout):
+        await read
+
+
+async def test_an_old_reply_that_grows_too_old_during_the_call_is_not_given(world: World) -> None:
+    await filled(world)
+    world.now = TTL + 49
+    read = await begin(world)
+    world.now = TTL + 50
+    world.client.fail(-1, LedgerTimeout("late"))
+    with pytest.raises(LedgerTimeout):
+        await read
+
+
+async def test_an_old_reply_that_a_write_has_overtaken_during_the_call_is_not_given(
+    world: World,
+) -> None:
+    await filled(world)
+    world.now = TTL + 6
+    read = await begin(world)
+    write = await world.begin_write()
+    world.client.answer(2, b"", 201)
+    await write
+    world.client.fail(1, LedgerTimeout("late"))
+    with pytest.raises(LedgerTimeout):
+        await read
+
+
+@pytest.mark.parametrize("status", [400, 404, 409, 410, 429])
+async def test_a_refusal_is_no_failure_that_is_tided_over(world: World, status: int) -> None:
+    await filled(world)
+    world.now = TTL + 6
+    read = await begin(world)
+    world.client.answer(-1, status=status)
+    assert (await read).reading.reply.status == status
+
+
+async def test_who_wishes_nothing_stored_has_a_call_of_their_own(world: World) -> None:
+    unkept = Wishes(no_store=True)
+    reads = [await begin(world), await begin(world, unkept), await begin(world, unkept)]
+    assert len(world.client.calls) == 3
+    for index in range(3):
+        world.client.answer(index, b"%d" % index)
+    assert [await got(read) for read in reads] == [b"0", b"1", b"2"]
+    assert [(await read).kept is None for read in reads] == [False, True, True]
+    assert await got(await begin(world)) == b"0"
+
+
+async def test_nobody_joins_the_call_of_who_wishes_nothing_stored(world: World) -> None:
+    alone = await begin(world, Wishes(no_store=True))
+    other = await begin(world)
+    assert len(world.client.calls) == 2
+    for index in range(2):
+        world.client.answer(index)
+    await asyncio.gather(alone, other)
+
+
+@pytest.mark.parametrize(
+    ("age", "wish", "forwarded"),
+    [
+        (0.0, Wishes(no_cache=True), "request"),
+        (0.0, Wishes(no_store=True), "request"),
+        (2.0, Wishes(max_age=1.0), "request"),
+        (TTL + 6, NO_WISHES, "stale"),
+        (TTL + 6, Wishes(max_age=1.0), "stale"),
+        (TTL + 60, NO_WISHES, "uri-miss"),
+    ],
+)
+async def test_why_the_ledger_was_asked_is_known(
+    world: World, age: float, wish: Wishes, forwarded: str
+) -> None:
+    await filled(world)
+    world.now = age
+    read = await begin(world, wish)
+    world.client.answer(-1)
+    assert (await read).forwarded == forwarded
+
+
+async def test_an_entry_is_good_without_a_caller_while_it_is_fresh_and_no_write_came(
+    world: World,
+) -> None:
+    read = await begin(world)
+    world.client.answer(0, b"old")
+    kept = (await read).kept
+    assert kept is not None
+    ages = {}
+    for now in (0.0, 4.5, TTL - 0.5, TTL, TTL + 1):
+        world.now = now
+        ages[now] = world.cached.age_if_fresh(kept)
+    assert ages == {0.0: 0.0, 4.5: 4.5, TTL - 0.5: TTL - 0.5, TTL: None, TTL + 1: None}
+    world.now = 1.0
+    world.generations.bump("another")
+    assert world.cached.age_if_fresh(kept) == 1.0
+    world.generations.bump(TAG)
+    assert world.cached.age_if_fresh(kept) is None

@@ -3,6 +3,7 @@
 import asyncio
 import gzip
 import random
+import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
@@ -136,6 +137,30 @@ def test_any_text_is_read_without_an_error_and_leads_to_a_coding_that_there_is(
     accepted: list[str],
 ) -> None:
     assert preferred(accepted) in (IDENTITY, *representations._CODERS)
+
+
+_LONG = {
+    "space": " " * 8000,
+    "gap": "a" + " " * 8000 + "b",
+    "name": "a" * 8000 + '"',
+    "parameter": "gzip;" + " " * 8000,
+    "weights": "gzip;q=0" * 900,
+    "commas": "," * 8000,
+    "items": "gzip," * 1600,
+    "quotes": '"' * 8000,
+    "tags": '"a' * 4000,
+    "weak": "W/" * 4000,
+}
+
+
+@pytest.mark.parametrize("value", _LONG.values(), ids=_LONG)
+def test_no_header_takes_long_to_read(value: str) -> None:
+    """The longest line that a head may hold, read a few times as either."""
+    begun = time.thread_time()
+    for _ in range(4):
+        preferred([value])
+        matches('"abc"', [value])
+    assert time.thread_time() - begun < 0.4
 
 
 # The bytes in a coding.
