@@ -120,16 +120,21 @@ class Coherence:
             try:
                 async with self._connect(CHANNEL, self._beats) as link:
                     await self._converse(link)
-            except* Exception as errors:
-                self._lost(errors)
+            except Exception as error:
+                self._lost(type(error).__name__)
             await asyncio.sleep(_RETRY_S)
 
     async def _converse(self, link: "RedisLink") -> None:
         # From here on nothing is missed; what was kept before may have been.
         self._generations.bump_all()
-        async with asyncio.TaskGroup() as tasks:
-            tasks.create_task(self._speak(link))
-            tasks.create_task(self._listen(link))
+        both = [asyncio.create_task(part(link)) for part in (self._speak, self._listen)]
+        try:
+            over, _ = await asyncio.wait(both, return_when=asyncio.FIRST_COMPLETED)
+            over.pop().result()
+        finally:
+            for task in both:
+                task.cancel()
+            await asyncio.gather(*both, return_exceptions=True)
 
     async def _speak(self, link: "RedisLink") -> None:
         """Announces what there is as it comes, and sends a beat now and then."""
@@ -180,10 +185,9 @@ class Coherence:
             structlog.get_logger().info("coherence established")
         self._confirmed = sent
 
-    def _lost(self, errors: ExceptionGroup[Exception]) -> None:
+    def _lost(self, trouble: str) -> None:
         if self._confirmed > float("-inf"):
             self._confirmed, self._since = float("-inf"), self._now()
-        trouble = ", ".join(sorted({type(error).__name__ for error in errors.exceptions}))
         if trouble != self._trouble:
             self._trouble = trouble
             structlog.get_logger().warning("coherence lost", error=trouble)

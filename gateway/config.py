@@ -198,7 +198,8 @@ def _section(name: str, values: Any, problems: list[str]) -> Any:
     if isinstance(section, Auth):
         problems += auth_problems(section)
     if isinstance(section, Coherence) and section.redis_url is not None and not find_spec("redis"):
-        problems.append("coherence.redis_url: not without redis: pip install ledger-gateway[redis]")
+        install = "pip install 'ledger-gateway[redis]'"
+        problems.append(f"coherence.redis_url: redis is not installed: {install}")
     return section
 
 

@@ -5,8 +5,7 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from typing import Any
 
-from redis.asyncio import Redis
-from redis.asyncio.client import PubSub
+from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
@@ -15,26 +14,32 @@ _TIMEOUT_S = 1.0
 
 
 class RedisLink:
-    """Publishes on one connection and listens on another. Whatever it raises, it is over then."""
+    """Publishes on one connection and listens on another. Whatever it raises, it is over then.
 
-    def __init__(self, client: Redis, heard: PubSub) -> None:
-        self._client = client
-        self._heard = heard
+    The connections are used as they are: a client of redis-py connects again by itself, and nobody
+    would know that something was missed.
+    """
+
+    def __init__(self, speaking: AbstractConnection, listening: AbstractConnection) -> None:
+        self._speaking = speaking
+        self._listening = listening
 
     async def publish(self, channel: str, text: str) -> None:
         """Returns when Redis has taken it."""
-        await self._client.publish(channel, text)
+        async with asyncio.timeout(_TIMEOUT_S):
+            await self._speaking.send_command("PUBLISH", channel, text)
+            await self._speaking.read_response()
 
     async def receive(self) -> tuple[str, str]:
         """The next message and its channel."""
-        message = await _next(self._heard, "message")
-        return message["channel"], message["data"]
+        _, channel, text = await _next(self._listening, "message")
+        return channel, text
 
 
 @asynccontextmanager
 async def redis_link(url: str, *channels: str) -> AsyncIterator[RedisLink]:
     """A link that hears everything published on the channels from the moment it is there."""
-    client = Redis.from_url(
+    pool = ConnectionPool.from_url(
         url,
         # What others publish may be anything: it is read without complaint, and judged later.
         decode_responses=True,
@@ -42,18 +47,24 @@ async def redis_link(url: str, *channels: str) -> AsyncIterator[RedisLink]:
         protocol=2,
         retry=Retry(NoBackoff(), 0),
         socket_connect_timeout=_TIMEOUT_S,
-        socket_timeout=_TIMEOUT_S,
+        socket_timeout=None,
     )
-    async with client, client.pubsub() as heard:
+    speaking, listening = (pool.connection_class(**pool.connection_kwargs) for _ in range(2))
+    try:
         async with asyncio.timeout(_TIMEOUT_S):
-            await heard.subscribe(*channels)
+            for connection in (speaking, listening):
+                await connection.connect()  # type: ignore[no-untyped-call]
+            await listening.send_command("SUBSCRIBE", *channels)
             for _ in channels:
-                await _next(heard, "subscribe")
-        yield RedisLink(client, heard)
+                await _next(listening, "subscribe")
+        yield RedisLink(speaking, listening)
+    finally:
+        await speaking.disconnect(nowait=True)
+        await listening.disconnect(nowait=True)
 
 
-async def _next(heard: PubSub, kind: str) -> dict[str, Any]:
+async def _next(connection: AbstractConnection, kind: str) -> list[Any]:
     while True:
-        message: dict[str, Any] | None = await heard.get_message(timeout=None)
-        if message is not None and message["type"] == kind:
+        message: list[Any] = await connection.read_response()
+        if message[0] == kind:
             return message

@@ -3,7 +3,7 @@
 import re
 from collections.abc import Callable
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import urlsplit
 
 from marshmallow import Schema, ValidationError, fields, validate
 
@@ -58,32 +58,33 @@ def _texts(default: list[str], shortest: int = 1, item: Text | None = None) -> f
     return fields.List(item or Text(), load_default=lambda: list(default), validate=length)
 
 
-_HTTP_URL = re.compile(r"https?://([\w.~-]+|\[[\w:.]+\])(:[0-9]+)?(/[\w.~/-]*)?", re.ASCII)
+_HOST = r"(?:[\w.~-]+|\[[\w:.]+\])(?::[0-9]+)?"
+_HTTP_URL = re.compile(rf"https?://{_HOST}(?:/[\w.~/-]*)?", re.ASCII)
+_USER = r"(?:[^/?#@]*@)?"
+# Whom to trust may be said, whether to look may not.
+_TLS_OPTION = r"ssl_(?:ca_certs|certfile|keyfile)=[^#&]+"
+_REDIS_URL = re.compile(
+    rf"(?=[!-~]+\Z)(?:redis://{_USER}{_HOST}(?:/[0-9]*)?"
+    rf"|rediss://{_USER}{_HOST}(?:/[0-9]*)?(?:\?{_TLS_OPTION}(?:&{_TLS_OPTION})*)?"
+    rf"|unix://{_USER}(?:/[^/?#]+)+)",
+    re.ASCII,
+)
 
 
-def _http_url(value: str) -> None:
-    try:
-        fits = _HTTP_URL.fullmatch(value) and urlsplit(value).port != 0
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValidationError("Not an http(s) URL.")
+def _url(form: re.Pattern[str], complaint: str) -> Callable[[str], None]:
+    def check(value: str) -> None:
+        try:
+            fits = form.fullmatch(value) and urlsplit(value).port != 0
+        except ValueError:
+            fits = False
+        if not fits:
+            raise ValidationError(complaint)
+
+    return check
 
 
-# What may follow the `?` of a rediss URL: whom to trust, never whether to look.
-_TLS_OPTIONS = frozenset({"ssl_ca_certs", "ssl_certfile", "ssl_keyfile"})
-
-
-def _redis_url(value: str) -> None:
-    try:
-        parts = urlsplit(value)
-        place = parts.path if parts.scheme == "unix" else parts.hostname and parts.port != 0
-        options = {name for name, _ in parse_qsl(parts.query, strict_parsing=bool(parts.query))}
-    except ValueError:
-        place, options = None, set()
-    known = _TLS_OPTIONS if value.startswith("rediss:") else set()
-    if not place or not value.startswith(("redis://", "rediss://", "unix://")) or options - known:
-        raise ValidationError("Not a redis, rediss or unix URL.")
+_http_url = _url(_HTTP_URL, "Not an http(s) URL.")
+_redis_url = _url(_REDIS_URL, "Not a redis, rediss or unix URL.")
 
 
 class ServerSchema(Schema):

@@ -17,6 +17,11 @@ from schemas.configuration import SECRETS, SECTIONS
 ROOT = Path(__file__).parents[2]
 SECRET = "correct horse battery staple, which is long enough"
 URL = "http://ledger.example:8090/prefix"
+REDIS = {
+    "LEDGER__BASE_URL": URL,
+    "AUTH__SECRET": SECRET,
+    "COHERENCE__REDIS_URL": "redis://user:unspoken@cache",
+}
 BOUNDED = settings(max_examples=60, deadline=None)
 ENOUGH = {"GATEWAY_LEDGER__BASE_URL": URL, "GATEWAY_AUTH__SECRET": SECRET}
 
@@ -318,10 +323,26 @@ def test_the_two_listeners_need_two_ports() -> None:
     )
 
 
-def test_what_this_version_cannot_do_is_a_mistake_and_not_an_option_that_does_nothing() -> None:
-    with pytest.raises(InvalidConfiguration) as refusal:
-        read(None, {**ENOUGH, "GATEWAY_COHERENCE__REDIS_URL": "redis://user:hidden@cache"})
-    assert refusal.value.problems == ["coherence.redis_url: this version cannot use one"]
+def test_a_redis_url_without_redis_stops_the_start_and_says_what_to_install(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("gateway.config.find_spec", {}.get)
+    assert problems(None, **REDIS) == [
+        "coherence.redis_url: redis is not installed: pip install 'ledger-gateway[redis]'"
+    ]
+    assert read(None, ENOUGH).coherence.redis_url is None
+
+
+def test_a_redis_url_is_a_secret() -> None:
+    effective = read(None, {f"GATEWAY_{name}": value for name, value in REDIS.items()})
+    assert effective.coherence.redis_url == "redis://user:unspoken@cache"
+    assert effective.masked()["coherence"] == {"redis_url": MASK, "trust_s": 1.0}
+    assert "unspoken" not in repr(effective)
+
+
+def test_a_redis_url_that_is_none_is_refused_and_not_quoted() -> None:
+    complaints = problems(None, **REDIS | {"COHERENCE__REDIS_URL": "http://user:unspoken@cache"})
+    assert complaints == ["coherence.redis_url: Not a redis, rediss or unix URL."]
 
 
 def test_a_masked_configuration_has_the_form_of_the_file() -> None:

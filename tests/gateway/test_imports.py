@@ -1,6 +1,8 @@
 """Which file may import what: one way, without circles, and each library in one place."""
 
 import ast
+import subprocess
+import sys
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -82,10 +84,24 @@ def test_what_callers_may_send_is_known_without_the_gateway() -> None:
 
 @pytest.mark.parametrize(
     ("library", "home"),
-    [("jwt", "gateway.authn"), ("cachetools", "gateway.cache"), ("cryptography", "gateway.keys")],
+    [
+        ("jwt", "gateway.authn"),
+        ("cachetools", "gateway.cache"),
+        ("cryptography", "gateway.keys"),
+        ("redis", "gateway.redis_link"),
+    ],
 )
 def test_a_library_is_known_in_one_file(library: str, home: str) -> None:
     assert importers_of(library) == {home}
+
+
+def test_the_gateway_runs_without_what_is_not_asked_for() -> None:
+    program = "import sys, gateway.server; print(*sys.modules)"
+    ran = subprocess.run(
+        [sys.executable, "-c", program], cwd=ROOT, capture_output=True, text=True, check=True
+    )
+    assert "gateway.coherence" in ran.stdout.split()
+    assert "redis" not in ran.stdout.split()
 
 
 def test_only_the_ledger_client_knows_the_client_side_of_aiohttp() -> None:

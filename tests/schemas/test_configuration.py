@@ -231,6 +231,50 @@ def test_what_is_no_http_url_is_refused(section: str, key: str, url: str) -> Non
     assert reasons(section, key, url) == ["Not an http(s) URL."]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "redis://cache",
+        "redis://cache:6379/0",
+        "redis://[::1]:6379",
+        "redis://:p%40ss@cache",
+        "rediss://user:password@cache.internal:6380/",
+        "rediss://cache?ssl_ca_certs=/etc/ca.pem&ssl_certfile=/etc/c.pem&ssl_keyfile=/etc/k.pem",
+        "unix:///run/redis/redis.sock",
+        "unix://user:password@/run/redis.sock",
+    ],
+)
+def test_a_redis_url_is_taken_as_it_stands(url: str) -> None:
+    assert load("coherence", "redis_url", url) == url
+
+
+@pytest.mark.parametrize(
+    "url",
+    [
+        "cache:6379",
+        "http://cache",
+        "redis://",
+        "redis:///0",
+        "redis://cache:0",
+        "redis://cache:99999",
+        "redis://cache/zero",
+        "redis://cache\n",
+        "redis://:two words@cache",
+        "redis://:pass/word@cache",
+        "redis://:pässword@cache",
+        "redis://cache#a",
+        "redis://cache?socket_timeout=600",
+        "rediss://cache?ssl_cert_reqs=none",
+        "rediss://cache?ssl_ca_certs=/a&ssl_check_hostname=no",
+        "unix://",
+        "unix:///",
+        "unix://run/redis.sock?",
+    ],
+)
+def test_what_is_no_redis_url_is_refused(url: str) -> None:
+    assert reasons("coherence", "redis_url", url) == ["Not a redis, rediss or unix URL."]
+
+
 @BOUNDED
 @given(st.from_regex(r"https?://[A-Za-z0-9.:\[\]-]{1,20}(/[a-z]{0,5})?", fullmatch=True))
 def test_every_url_that_is_taken_has_a_host_and_can_be_called(url: str) -> None:
