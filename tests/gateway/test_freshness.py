@@ -20,6 +20,8 @@ from gateway.freshness import (
 )
 
 FOREVER = float("inf")
+# Of numbers: beyond what an integer of 64 bits holds, a float, and what Python reads by default.
+LENGTHS = [30, 400, 5000, 8000]
 
 
 def request(*values: str) -> CIMultiDictProxy[str]:
@@ -156,7 +158,7 @@ def test_a_wish_is_what_the_headers_say_and_what_cannot_be_read_is_the_strictest
     assert wishes(request(*values)) == wish
 
 
-@pytest.mark.parametrize("digits", ["9" * 30, "9" * 400, "1" + "0" * 8000, "9" * 5000])
+@pytest.mark.parametrize("digits", ["9" * count for count in LENGTHS], ids=map(str, LENGTHS))
 def test_a_huge_number_is_a_number(digits: str) -> None:
     wish = wishes(request(f"max-age={digits}, stale-if-error={digits}"))
     assert wish.max_age == wish.stale_if_error == float(digits)
