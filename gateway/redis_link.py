@@ -9,7 +9,7 @@ from redis.asyncio.connection import AbstractConnection, ConnectionPool
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 
-# For all that it takes to begin, and for an answer to a command; in seconds.
+# For all that it takes to begin, in seconds. Later, silence is for the caller to notice.
 _TIMEOUT_S = 1.0
 
 
@@ -26,9 +26,8 @@ class RedisLink:
 
     async def publish(self, channel: str, text: str) -> None:
         """Returns when Redis has taken it."""
-        async with asyncio.timeout(_TIMEOUT_S):
-            await self._speaking.send_command("PUBLISH", channel, text)
-            await self._speaking.read_response()
+        await self._speaking.send_command("PUBLISH", channel, text)
+        await self._speaking.read_response()
 
     async def receive(self) -> tuple[str, str]:
         """The next message and its channel."""

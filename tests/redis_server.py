@@ -94,7 +94,6 @@ class Wire:
         self._sound.set()
         self._server: asyncio.Server | None = None
         self.url = ""
-        self.stalled = asyncio.Event()
 
     @asynccontextmanager
     async def run(self) -> AsyncIterator["Wire"]:
@@ -123,17 +122,27 @@ class Wire:
         """What was held up comes through, where there is still somebody to read it."""
         self._sound.set()
 
+    def forget(self) -> None:
+        """What was held up never comes through; connections made from here on are sound."""
+        self._sound = asyncio.Event()
+        self._sound.set()
+
+    @property
+    def connections(self) -> int:
+        """How many there are."""
+        return len(self._open)
+
     async def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         task = asyncio.current_task()
         assert task is not None
         self._open[task] = writer
-        far = None
+        far, sound = None, self._sound
         try:
-            await self._sound.wait()
+            await sound.wait()
             far_reader, far = await asyncio.open_connection("127.0.0.1", self._port)
             async with asyncio.TaskGroup() as both:
-                both.create_task(self._pass(reader, far))
-                both.create_task(self._pass(far_reader, writer))
+                both.create_task(_pass(reader, far, sound))
+                both.create_task(_pass(far_reader, writer, sound))
         except* (OSError, asyncio.CancelledError, _Ended):
             pass
         finally:
@@ -141,12 +150,15 @@ class Wire:
             for one in filter(None, (writer, far)):
                 one.transport.abort()
 
-    async def _pass(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        while data := await reader.read(1 << 16):
-            await self._sound.wait()
-            writer.write(data)
-            await writer.drain()
-        raise _Ended
+
+async def _pass(
+    reader: asyncio.StreamReader, writer: asyncio.StreamWriter, sound: asyncio.Event
+) -> None:
+    while data := await reader.read(1 << 16):
+        await sound.wait()
+        writer.write(data)
+        await writer.drain()
+    raise _Ended
 
 
 class _Ended(Exception):

@@ -357,6 +357,33 @@ async def test_a_wire_that_lets_nothing_through_is_noticed_within_two_seconds(
     await until(lambda: shows(other, "2"), 1.0)
 
 
+async def test_connections_that_are_dead_without_an_end_are_replaced(
+    redis: RedisServer, wire: Wire, gateway: Gateway, make_client: MakeClient, book: Book
+) -> None:
+    client = await gateway(wire.url, TRUSTING)
+    await keeps(client, row="0")
+    wire.stall()
+    wire.forget()
+    await until(lambda: alone(client), 2.0)
+    await write(await gateway(redis.url), "k")
+    await until(lambda: connected(client))
+    assert await read(client) == ("1", "miss")
+
+
+async def test_a_beginning_without_an_answer_is_given_up_and_made_again(
+    wire: Wire, make_client: MakeClient, book: Book
+) -> None:
+    wire.stall()
+    client = await make_client(**LONG, coherence__redis_url=wire.url)
+
+    async def begun() -> bool:
+        return wire.connections > 0
+
+    await until(begun)
+    wire.forget()
+    await until(lambda: connected(client))
+
+
 async def test_a_write_behind_a_bad_wire_waits_for_a_moment_and_later_not_at_all(
     redis: RedisServer, wire: Wire, gateway: Gateway, book: Book
 ) -> None:
@@ -406,6 +433,12 @@ async def test_a_gateway_goes_away_at_once_and_leaves_no_connection(
     await other.close()
     assert time.monotonic() - began < 2.0
     await wire.cut()
+    await until(partial(nobody_else, redis), 2.0)
+
+
+async def test_a_link_that_is_not_listened_to_is_closed_as_well(redis: RedisServer) -> None:
+    async with redis_link(redis.url, "one", "other"):
+        assert not await nobody_else(redis)
     await until(partial(nobody_else, redis), 2.0)
 
 
