@@ -1,4 +1,4 @@
-"""The command line: `ledger-gateway`, or `python -m gateway` (contract section 8)."""
+"""The command line: `ledger-gateway`, or `python -m gateway`."""
 
 import argparse
 import os

@@ -150,6 +150,7 @@ def _rules(config: Config) -> Rules:
     return Rules(
         hidden_fields=frozenset(config.visibility.hidden_fields),
         page_size=config.ledger.page_size,
+        total_s=config.ledger.total_timeout_s,
         lifetimes={
             Api.LEDGER: Lifetime(cache.ledger_ttl_s, max_stale_s=cache.max_stale_s),
             # An old price with its age beats none.

@@ -47,7 +47,7 @@ class Authenticator:
     async def authenticate(
         self, headers: CIMultiDictProxy[str], *, username_required: bool
     ) -> Principal:
-        """The principal behind a request's headers (contract section 1).
+        """The principal behind a request's headers.
 
         Raises `Unauthenticated` (401), `Forbidden` (403) or `NotReady` (503, there are no keys).
         """

@@ -1,4 +1,4 @@
-"""Roles, and which rows and fields a principal may see (contract section 2). Pure; no I/O."""
+"""Roles, and which rows and fields a principal may see. Pure; no I/O."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass

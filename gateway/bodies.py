@@ -10,7 +10,7 @@ from gateway.exchange import Ask
 from schemas import strict_json
 from schemas.violations import Violations
 
-# Contract section 3: 1 to 255 visible ASCII characters.
+# 1 to 255 visible ASCII characters.
 _IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _MEDIA_TYPE = re.compile(r'application/json *(; *charset="?utf-?8"? *)?;?', re.IGNORECASE)
 

@@ -57,6 +57,7 @@ class Breaker:
         self._open_until: float | None = None
         self._open_s = rules.open_s
         self._probing = False
+        self._hastened = False
         self._openings = 0
 
     def state(self, now: float) -> Circuit:
@@ -81,8 +82,12 @@ class Breaker:
         return max((self._open_until or now) - now, 1.0)
 
     def hasten(self, now: float) -> None:
-        """Lets the probe of an open circuit through at once: the ledger says that it is well."""
-        if self._open_until is not None:
+        """Lets the probe of an open circuit through at once: the ledger says that it is well.
+
+        It is believed once: if the probe fails, it is not before the circuit has closed again.
+        """
+        if self._open_until is not None and not self._hastened:
+            self._hastened = True
             self._open_until = min(self._open_until, now)
 
     def report(self, admission: Admission, outcome: Outcome, now: float) -> None:
@@ -99,6 +104,7 @@ class Breaker:
         if outcome is Outcome.SUCCEEDED:
             self._open_until = None
             self._open_s = self._rules.open_s
+            self._hastened = False
         elif outcome is Outcome.FAILED:
             self._open_s = min(self._open_s * 2, self._rules.max_open_s)
             self._open(now)

@@ -117,7 +117,7 @@ class CachedLedger:
         }
 
     async def _read(self, fetch: "_Fetch", wish: Wishes) -> Found[Any]:
-        kept = self._entries.get(fetch.key)
+        kept = self._entry(fetch.key)
         if kept is not None and kept.generation != fetch.generation:
             kept = None
         use = self._use(kept, wish)
@@ -135,6 +135,12 @@ class CachedLedger:
         if reading.reply.status == 503 and kept is not None and self._tides_over(kept, wish):
             return self._found(kept, Outcome.STALE)
         return Found(reading, Outcome.MISS, kept=stored, forwarded=forwarded)
+
+    def _entry(self, key: Key) -> Kept | None:
+        try:
+            return self._entries[key]
+        except KeyError:  # not there, or over at this very moment
+            return None
 
     async def _written(self, tag: str) -> None:
         self._generations.bump(tag)
@@ -196,14 +202,17 @@ class CachedLedger:
         return task
 
     async def _fetched(self, fetch: "_Fetch") -> tuple[Reading[Any], Kept | None]:
+        begun = self._now()
         reading = await _reading(await self._ledger.send(fetch.call), fetch.parse)
         lifetime = allowed(fetch.lifetime, reading.reply.cache_control)
-        # Overtaken by a fresh one, it may be older than what is known.
+        # Overtaken by a fresh one, or by a write, it may be older than what is known.
         latest = self._flights.get(fetch.name) is asyncio.current_task()
+        latest = latest and self._generations.of(fetch.tag) == fetch.generation
         keep = reading.reply.is_success and lifetime.fresh_s > 0 and latest
         if not keep or reading.size > self._entries.maxsize:
             return reading, None
-        kept = Kept(reading, fetch.tag, fetch.generation, self._now(), lifetime)
+        at = begun - reading.reply.age
+        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime)
         self._entries[fetch.key] = kept
         return reading, kept
 
@@ -236,6 +245,7 @@ async def _reading(reply: LedgerReply, parse: Parse) -> Reading[Any]:
     except UnreadableBody as error:
         raise LedgerBroken("The ledger's answer cannot be read.") from error
     rows = reply.body.count(b'"username"')
-    # Twice the body: once as it came, and once in all the views that are made of it.
-    size = 2 * len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD
-    return Reading(replace(reply, body=b""), value, size)
+    # As much for the views that are made of it as two whole bodies take.
+    room = 2 * len(reply.body)
+    size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + room
+    return Reading(replace(reply, body=b""), value, size, room)

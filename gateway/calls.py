@@ -3,7 +3,7 @@
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
-from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown
+from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown, UnexpectedAnswer
 
 # What the caller may see of a refusal; any other 4xx is about the gateway's own call.
 REFUSALS = frozenset({400, 404, 409, 410, 413, 422, 429, 503})
@@ -36,8 +36,8 @@ class LedgerCall:
 class LedgerReply:
     """What the ledger answered: a success, or a refusal that the caller may see.
 
-    `retry_after` and `elapsed` are in seconds; `next_cursor` is the ledger's own; `cache_control`
-    are its `Cache-Control` headers.
+    `retry_after`, `elapsed` and `age` are in seconds; `next_cursor` is the ledger's own;
+    `cache_control` are its `Cache-Control` headers.
     """
 
     status: int
@@ -46,6 +46,7 @@ class LedgerReply:
     replayed: bool = False
     retry_after: int | None = None
     elapsed: float = 0.0
+    age: float = 0.0
     cache_control: tuple[str, ...] = ()
 
     @property
@@ -71,6 +72,8 @@ def judged(reply: LedgerReply, is_write: bool) -> LedgerReply:
         raise outcome_unknown()
     if reply.status in (502, 504) and reply.retry_after is None:
         raise LedgerFailing("The ledger says that something behind it fails.")
+    if reply.status < 500:
+        raise UnexpectedAnswer("The ledger gave an answer that is not for the caller.")
     raise LedgerBroken("The ledger gave an answer that is not for the caller.")
 
 

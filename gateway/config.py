@@ -1,7 +1,7 @@
 """The configuration: read once at start, typed, frozen, secrets masked, complaints complete.
 
 `config.yaml` is overridden by `GATEWAY_<SECTION>__<KEY>`; a secret also by `..._FILE`, the path of
-a file that holds it (contract section 8). Only `app` sees the whole; parts receive their values.
+a file that holds it. Only `app` sees the whole; parts receive their values.
 """
 
 from collections.abc import Mapping

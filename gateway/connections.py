@@ -103,7 +103,7 @@ class Connections:
 
 
 class Connection(web.RequestHandler):
-    """aiohttp's connection, with a deadline for request heads and errors in the contract's form."""
+    """aiohttp's connection, with a deadline for request heads and errors in the API's form."""
 
     __slots__ = ("_connections", "_fast_path", "_head_deadline", "_whole", "new")
 

@@ -1,4 +1,4 @@
-"""Opaque cursors, bound to caller, route and filter by a signature (contract section 3).
+"""Opaque cursors, bound to caller, route and filter by a signature.
 
 A ledger's own cursor may carry a filter in the clear; handed on unsigned, it would let one user ask
 another's query.

@@ -54,6 +54,7 @@ def ask_of(request: web.Request, body_timeout_s: float) -> Ask:
         raw_query=request.rel_url.raw_query_string,
         headers=request.headers,
         read_body=lambda: _body(request, body_timeout_s),
+        gone=lambda: request.transport is None or request.transport.is_closing(),
         trace=request[TRACE],
     )
 

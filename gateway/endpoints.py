@@ -47,7 +47,7 @@ class Api(Enum):
     RATES = "rates"
 
     def error_body(self, error: GatewayError, request_id: str) -> dict[str, Any]:
-        """The error body that clients of this API know (contract section 5)."""
+        """The error body that clients of this API know."""
         form = ledger_form if self is Api.LEDGER else rates_form
         return form(error, request_id)
 

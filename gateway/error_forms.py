@@ -1,4 +1,4 @@
-"""The two forms of an error body, one for each API (contract section 5)."""
+"""The two forms of an error body, one for each API."""
 
 from typing import Any
 

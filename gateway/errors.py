@@ -1,4 +1,4 @@
-"""The one exception tree: code, HTTP status, whose fault (contract section 5).
+"""The one exception tree: code, HTTP status, whose fault.
 
 First come the caller's faults, then the ledger's. Foreign errors are translated into these where
 they arise (`ledger`, `authn`, `walk`); these become HTTP in `middlewares.error_boundary` alone.
@@ -69,7 +69,7 @@ class BodyBrokenOff(MalformedBody):
 
 
 class InvalidPath(InvalidRequest):
-    """A path parameter breaks its rule (contract sections 3 and 4)."""
+    """A path parameter breaks its rule."""
 
     code = "INVALID_PATH"
     title = "Invalid path parameter"
@@ -255,6 +255,10 @@ class LedgerBroken(GatewayError):
     code = "LEDGER_BROKEN"
     title = "Ledger broken"
     origin = "ledger"
+
+
+class UnexpectedAnswer(LedgerBroken):
+    """It answered in good order, and what cannot be passed on: that is no sign of ill health."""
 
 
 class LedgerFailing(LedgerBroken):

@@ -84,8 +84,10 @@ class FastPath:
         # An answer that is made of several replies depends on more than this one.
         if trace.sent not in kept.views.values() or trace.principal is None:
             return
-        shortcut = Shortcut(trace, response, self._authenticator.edition, self._metrics)
-        _remember(self._by_request, _key(message)[0], shortcut)
+        key, _ = _key(message)
+        if _size(key) > _MAX_HEAD:
+            return
+        _remember(self._by_request, key, Shortcut(trace, response, self._metrics))
 
     def _answer(self, shortcut: Shortcut, request_id: str | None) -> bytes | None:
         started, kept, sent = self._now(), shortcut.kept(), shortcut.sent()
@@ -124,10 +126,16 @@ def _plain(request: web.Request) -> bool:
     """Whether the request is all in its head, and wishes for nothing that age could change."""
     if request.version != HTTP_1_1 or not request.keep_alive or request.body_exists:
         return False
-    return not is_last(request) and "Cache-Control" not in request.headers
+    return not is_last(request) and not {"Cache-Control", "Expect"} & request.headers.keys()
+
+
+def _size(key: Key) -> int:
+    target, headers = key
+    return len(target) + sum(len(name) + len(value) for name, value in headers)
 
 
 def _remember(shortcuts: dict[Any, Any], key: Any, value: Any) -> None:
+    shortcuts.pop(key, None)
     if len(shortcuts) >= _MAX_SHORTCUTS:
         del shortcuts[next(iter(shortcuts))]
     shortcuts[key] = value

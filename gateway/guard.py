@@ -19,6 +19,7 @@ from gateway.errors import (
     LedgerTimeout,
     LedgerUnreachable,
     OutcomeUnknown,
+    UnexpectedAnswer,
 )
 from gateway.ledger import LedgerClient
 from gateway.retries import RetryBudget, RetryRules, pause
@@ -111,6 +112,9 @@ class GuardedLedger:
                 reply = await self._client.send(call, deadline - self._now())
                 outcome = Outcome.FAILED if reply.status == 503 else Outcome.SUCCEEDED
                 return reply
+            except UnexpectedAnswer:
+                outcome = Outcome.SUCCEEDED
+                raise
             except _FAULTS:
                 outcome = Outcome.FAILED
                 raise

@@ -1,4 +1,4 @@
-"""Whether the gateway is alive, ready, and what it sees of the ledger (contract section 7)."""
+"""Whether the gateway is alive, ready, and what it sees of the ledger."""
 
 import asyncio
 import time

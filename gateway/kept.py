@@ -24,19 +24,22 @@ class Outcome(StrEnum):
 class Reading(Generic[V]):
     """What the ledger answered to a read: a reply without its body, and the body as it was read.
 
-    `value` is None for a refusal. `size` is what it takes to keep it, in bytes.
+    `value` is None for a refusal. `size` is what it takes to keep it, in bytes; `room` of them are
+    for the views that are made of it.
     """
 
     reply: LedgerReply
     value: V | None
     size: int
+    room: int = 0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Kept:
-    """One reading, good while its tag has that generation, for a lifetime that began at `at`.
+    """One reading, good while its tag has that generation, for a lifetime that began at `at`, when
+    it was asked for, in seconds on the monotonic clock.
 
-    `views` are the representations made of it, one for each view.
+    `views` are the representations made of it, by what tells them apart.
     """
 
     reading: Reading[Any]
@@ -45,6 +48,11 @@ class Kept:
     at: float
     lifetime: Lifetime
     views: dict[Any, Representation] = field(default_factory=dict)
+
+    def remember(self, name: Any, view: Representation) -> None:
+        """Keeps a view, if there is room for it."""
+        if sum(len(one.body) for one in self.views.values()) + len(view.body) <= self.reading.room:
+            self.views[name] = view
 
 
 @dataclass(frozen=True, slots=True)

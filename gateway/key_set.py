@@ -7,10 +7,10 @@ from dataclasses import dataclass
 
 import structlog
 
-from gateway.errors import GatewayError
 from gateway.keys import Key
 
-# However many unknown key ids come, the key server is asked at most this often because of them.
+# The key server is asked for key ids that are not known this long after it was last asked, however
+# many come.
 REFETCH_EVERY_S = 30.0
 _FIRST_RETRY_S = 1.0
 MAX_KEY_SET_BYTES = 262_144
@@ -99,7 +99,8 @@ class KeySet:
             keys = self._parse(await self._fetch())
             if not keys:
                 raise ValueError("no usable key")
-        except (GatewayError, ValueError) as error:
+        except Exception as error:
+            # Whatever it was, the refresher goes on: without it all keys would grow too old.
             structlog.get_logger().warning("key set not loaded", error=type(error).__name__)
             return False
         if keys.keys() != self.keys.keys() or keys != self.keys:

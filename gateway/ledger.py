@@ -24,9 +24,12 @@ from gateway.errors import (
     LedgerFailing,
     LedgerTimeout,
     LedgerUnreachable,
+    UnexpectedAnswer,
 )
 
 MAX_CURSOR = 2048
+# How much of a compressed answer is unpacked at a time, in bytes.
+_INFLATE = 1 << 16
 # How long the ledger may take to say that it is well, in seconds, if not less is configured.
 _PING_S = 1.0
 # More answers than this before the answer (RFC 9110 section 15.2) are nonsense.
@@ -80,7 +83,7 @@ class LedgerClient:
             async with self._request(call, progress, timeout_s) as response:
                 progress.answered = True
                 body = await _body(response, self._settings.max_reply_bytes)
-                return _reply(response, body, time.monotonic() - started)
+                return _reply(response, body, call.is_write, time.monotonic() - started)
         except _FOREIGN as error:
             raise translated(error, call.is_write, progress) from error
 
@@ -169,7 +172,7 @@ def _progress_trace() -> aiohttp.TraceConfig:
     """Notes in a call's `progress` when it has a connection: from there on it may be sent."""
 
     async def connecting(_session: object, context: Any, _params: object) -> None:
-        # A kept connection may have been tried and found stale: nothing was sent on it.
+        # A kept connection may have been found stale: nothing was sent on it.
         context.trace_request_ctx.connected = False
 
     async def connected(_session: object, context: Any, _params: object) -> None:
@@ -183,7 +186,7 @@ def _progress_trace() -> aiohttp.TraceConfig:
 
 
 class _Broken(Exception):
-    """A dead connection, in a shape that aiohttp does not take for a reason to send again."""
+    """A dead connection, which aiohttp does not take for a reason to send again."""
 
 
 _FOREIGN = (_Broken, aiohttp.ClientError, OSError, TimeoutError, ValueError, zlib.error)
@@ -237,15 +240,16 @@ async def _body(response: aiohttp.ClientResponse, limit: int) -> bytes:
     """The whole decoded body. Raises `LedgerBroken` over the limit or for an unknown coding."""
     coding = response.headers.get("Content-Encoding", "identity").lower()
     body = bytearray()
-    async for chunk in _decoded(response.content.iter_any(), coding, limit):
+    async for chunk in _decoded(response.content.iter_any(), coding):
         body += chunk
         if len(body) > limit:
-            raise LedgerBroken("The ledger's answer is too large.")
+            body.clear()  # the error's traceback holds it for a while
+            raise UnexpectedAnswer("The ledger's answer is too large.")
     return bytes(body)
 
 
-async def _decoded(chunks: AsyncIterator[bytes], coding: str, limit: int) -> AsyncIterator[bytes]:
-    """The chunks with gzip or deflate undone, never more than the limit at once."""
+async def _decoded(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
+    """The chunks with gzip or deflate undone, a bounded piece at a time."""
     if coding == "identity":
         async for chunk in chunks:
             yield chunk
@@ -254,23 +258,33 @@ async def _decoded(chunks: AsyncIterator[bytes], coding: str, limit: int) -> Asy
         raise ValueError("unknown content coding")
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
     async for chunk in chunks:
-        yield inflate.decompress(chunk, limit + 1)
+        piece = bytes(_INFLATE)
+        while chunk or len(piece) == _INFLATE:
+            yield (piece := inflate.decompress(chunk, _INFLATE))
+            chunk = inflate.unconsumed_tail
         if inflate.unused_data:
             raise ValueError("something follows the compressed body")
     if not inflate.eof:
         raise ValueError("the compressed body breaks off")
 
 
-def _reply(response: aiohttp.ClientResponse, body: bytes, elapsed: float) -> LedgerReply:
+def _reply(
+    response: aiohttp.ClientResponse, body: bytes, is_write: bool, elapsed: float
+) -> LedgerReply:
     return LedgerReply(
         status=response.status,
         body=body,
-        next_cursor=_next_cursor(response),
+        next_cursor=None if is_write else _next_cursor(response),
         replayed=response.headers.get("Idempotency-Replayed", "").lower() == "true",
         retry_after=retry_after(response.headers.get("Retry-After"), time.time()),
         elapsed=elapsed,
+        age=_age(response.headers.get("Age", "")),
         cache_control=tuple(response.headers.getall("Cache-Control", ())),
     )
+
+
+def _age(text: str) -> float:
+    return float(text) if text.isascii() and text.isdigit() else 0.0
 
 
 def _next_cursor(response: aiohttp.ClientResponse) -> str | None:

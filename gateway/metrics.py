@@ -4,7 +4,6 @@ import asyncio
 import os
 import time
 from collections.abc import Callable
-from typing import NamedTuple
 
 from prometheus_client import (
     CollectorRegistry,
@@ -51,8 +50,8 @@ class Metrics:
         self._cache = Counter(
             "gateway_cache", "Reads by what the cache knew.", ["outcome"], registry=registry
         )
-        # Answers so far, by kind, that took so many seconds and are not counted yet.
-        self._pending: dict[_Kind, list[float]] = {}
+        # What answers took that are not counted yet, in seconds, by route and what the cache knew.
+        self._pending: dict[tuple[str, str], list[float]] = {}
         self._in_flight = Gauge(
             "gateway_requests_in_flight",
             "Requests not yet answered.",
@@ -79,11 +78,13 @@ class Metrics:
 
     def repeated(self, trace: Trace) -> Callable[[float], None]:
         """Counts one more answer like this one, given how many seconds it took."""
-        kind = _Kind(trace.route, trace.cache, trace.rows_dropped)
-        durations = self._pending.setdefault(kind, [])
+        durations = self._pending.setdefault((trace.route, trace.cache), [])
+        drop, dropped = self._dropped.inc, trace.rows_dropped
 
         def finished(seconds: float) -> None:
             durations.append(seconds)
+            if dropped:
+                drop(dropped)
             if len(durations) == 1:
                 asyncio.get_running_loop().call_later(_SETTLE_S, self.settle)
 
@@ -91,19 +92,14 @@ class Metrics:
 
     def settle(self) -> None:
         """Counts the repeated answers that were only noted."""
-        for kind, durations in self._pending.items():
+        for (route, cache), durations in self._pending.items():
             if durations:
-                self._settle(kind, durations)
+                self._requests.labels("GET", route, "200").inc(len(durations))
+                self._cache.labels(cache).inc(len(durations))
+                observe = self._duration.labels(route).observe
+                for seconds in durations:
+                    observe(seconds)
                 durations.clear()
-
-    def _settle(self, kind: "_Kind", durations: list[float]) -> None:
-        count = len(durations)
-        self._requests.labels("GET", kind.route, "200").inc(count)
-        self._cache.labels(kind.cache).inc(count)
-        self._dropped.inc(count * kind.rows_dropped)
-        observe = self._duration.labels(kind.route).observe
-        for seconds in durations:
-            observe(seconds)
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -127,14 +123,6 @@ class Metrics:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
-
-
-class _Kind(NamedTuple):
-    """What repeated answers have in common that is counted."""
-
-    route: str
-    cache: str
-    rows_dropped: int
 
 
 def forget(process: int) -> None:

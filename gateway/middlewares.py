@@ -47,6 +47,8 @@ async def error_boundary(request: web.Request, handler: Handler) -> web.StreamRe
         return await _answer(request, _translated(error))
     except GatewayError as error:
         return await _answer(request, error)
+    except ConnectionError:
+        raise  # nobody is there to be answered
     except Exception as error:
         structlog.get_logger().error(
             "unexpected", request_id=request[TRACE].request_id, **logs.describe(error)

@@ -6,11 +6,12 @@ follow) is computed from the rows that the caller may see.
 
 import base64
 import hashlib
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import dataclass
 
 from gateway.cursors import Position
-from gateway.errors import InvalidCursor, LedgerBroken
+from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
 from gateway.rows import Row, identity
 
 
@@ -40,7 +41,29 @@ async def pages(read: ReadPage, page: Page) -> AsyncIterator[Page]:
         steps += 1
         if steps == limit:
             waymark, steps, limit = cursor, 0, limit * 2
+        del page
         page = await read(cursor)
+
+
+class Patience:
+    """How long a list may be looked for in the ledger's pages: so many seconds, and where it is
+    `lasting` as long again whenever something of it is found.
+    """
+
+    def __init__(
+        self, seconds: float, *, lasting: bool, now: Callable[[], float] = time.monotonic
+    ) -> None:
+        self._seconds = seconds
+        self._lasting = lasting
+        self._now = now
+        self._until = now() + seconds
+
+    def spend(self, *, found: bool) -> None:
+        """Raises `LedgerTimeout` when there is none left."""
+        if found and self._lasting:
+            self._until = self._now() + self._seconds
+        if self._now() >= self._until:
+            raise LedgerTimeout("The ledger did not come to the end of the list in time.")
 
 
 async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Page]:

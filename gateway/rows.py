@@ -1,6 +1,6 @@
 """Slices rows out of a ledger body without touching their bytes.
 
-A row leaves as the bytes it came in (contract section 3, Exactness); taking a hidden member out is
+A row leaves as the bytes it came in; taking a hidden member out is
 the one edit. `msgspec.Raw` checks the grammar of what it skips, but neither UTF-8 nor the length of
 numbers, so both are checked here: no body that a strict reader refuses is passed on.
 """
@@ -74,12 +74,14 @@ class _Identified(msgspec.Struct):
 
 
 class _Rate(msgspec.Struct):
-    """A rate's `id`, and the members that errors have and rates have not."""
+    """A rate's `id`, and the members that errors, rows and envelopes have and rates have not."""
 
     id: msgspec.Raw = _ABSENT
     code: msgspec.Raw = _ABSENT
     message: msgspec.Raw = _ABSENT
     error: msgspec.Raw = _ABSENT
+    username: msgspec.Raw = _ABSENT
+    api_data: msgspec.Raw = _ABSENT
 
 
 _envelope = msgspec.json.Decoder(_Envelope)
@@ -188,10 +190,11 @@ def _value(body: bytes, kind: msgspec.json.Decoder[T]) -> tuple[bytes, T]:
 
 
 def _check_rates(rates: list[_Rate]) -> None:
-    """Ledgers leave fields of a rate out; what has no id and speaks like an error is none."""
+    """Ledgers leave fields of a rate out; what has no id and speaks like something else is none."""
     for rate in rates:
-        if not rate.id and (rate.code or rate.message or rate.error):
-            raise UnreadableBody("an error in a rate's place")
+        others = rate.code or rate.message or rate.error or rate.username or rate.api_data
+        if others and not rate.id:
+            raise UnreadableBody("something else in a rate's place")
 
 
 def _rows(array: bytes) -> list[Row]:

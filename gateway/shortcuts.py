@@ -23,13 +23,11 @@ class Shortcut:
     its memory. `edition` is that of the keys which the token was verified with.
     """
 
-    def __init__(
-        self, trace: Trace, response: web.StreamResponse, edition: object, metrics: Metrics
-    ) -> None:
+    def __init__(self, trace: Trace, response: web.StreamResponse, metrics: Metrics) -> None:
         if trace.principal is None or trace.found is None or trace.found.kept is None:
             raise ValueError("this is no answer to somebody from a kept reply")
         self.principal = trace.principal
-        self.edition = edition
+        self.edition = trace.edition
         self.kept = weakref.ref(trace.found.kept)
         self.sent = weakref.ref(trace.sent)
         self.coding = response.headers.get("Content-Encoding", "identity")

@@ -1,4 +1,4 @@
-"""What a reply becomes for those who may see a part of it: the contract's envelope around the
+"""What a reply becomes for those who may see a part of it: the API's envelope around the
 ledger's own bytes. Pure; no I/O.
 """
 
@@ -50,6 +50,8 @@ def of_rows(endpoint: Endpoint, seen: list[rows.Row], view: View) -> bytes:
 def written(endpoint: Endpoint, body: bytes) -> bytes:
     """The body of the answer to a write. Raises `UnreadableBody`."""
     if endpoint.reply is Reply.NOTHING:
+        if body:
+            rows.read_rate(body)
         return b""
     if endpoint.reply is Reply.RATE:
         return rows.read_rate(body)

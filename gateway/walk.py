@@ -19,8 +19,8 @@ from gateway.endpoints import Api, Endpoint, Reply, fill
 from gateway.errors import Forbidden, InvalidQuery
 from gateway.exchange import Answer, Ask
 from gateway.freshness import Lifetime, wishes
-from gateway.kept import Found, Outcome, worst
-from gateway.pages import Page, limited, pages, rebatched
+from gateway.kept import Found, Outcome
+from gateway.pages import Page, Patience, limited, pages, rebatched
 from gateway.rate_limit import RateLimit
 from gateway.refusals import refusal
 from gateway.representations import represent
@@ -38,6 +38,7 @@ class Rules:
 
     hidden_fields: frozenset[str]
     page_size: int
+    total_s: float
     lifetimes: dict[Api, Lifetime]
 
 
@@ -87,7 +88,7 @@ class Walk:
         principal = await self._authenticator.authenticate(
             ask.headers, username_required=endpoint.username_required
         )
-        ask.trace.principal = principal
+        ask.trace.principal, ask.trace.edition = principal, self._authenticator.edition
         ask.trace.headers = self._rate_limit.take(principal.username, time.monotonic())
         access = may(principal, endpoint.roles)
         params = endpoint.params(ask.raw_path)
@@ -132,10 +133,12 @@ class Walk:
         read = partial(self._page, visit, query, size)
         found = await read(start.cursor)
         if start.after is None and _suffices(found, query.limit, visit):
-            following = found.reading.reply.next_cursor
-            position = Position(following) if following is not None else None
+            cursor = found.reading.reply.next_cursor
+            position = Position(cursor) if cursor is not None else None
             return await _whole(visit, found, self._linked(visit, query, bound, position))
-        source = pages(partial(_next_page, visit, read), _page(visit, found, start.cursor))
+        patience = Patience(self._rules.total_s, lasting=query.limit is None)
+        following = partial(_next_page, visit, read, patience)
+        source = pages(following, _page(visit, found, start.cursor))
         if query.limit is None:
             return await _streamed(visit, rebatched(source, size) if visit.mixed else source)
         seen, position = await limited(source, query.limit, start, mixed=visit.mixed)
@@ -178,8 +181,7 @@ class Walk:
         reply = found.reading.reply
         if trace.found is None or not visit.mixed:
             # In a list that is mixed, later pages would tell how many rows are somebody else's.
-            trace.found = worst(trace.found, found)
-            trace.cache = str(trace.found.outcome)
+            trace.heed(found)
         trace.ledger_time += reply.elapsed if found.outcome is Outcome.MISS else 0.0
         if reply.is_success:
             return found
@@ -205,7 +207,7 @@ async def _whole(
         body, dropped = views.shown(endpoint, value, visit.view)
         representation = await represent(body, dropped)
         if kept is not None:
-            kept.views[name] = representation
+            kept.remember(name, representation)
     visit.ask.trace.rows_dropped += representation.dropped
     return Answer(200, representation, headers)
 
@@ -234,9 +236,16 @@ def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> b
 
 
 async def _next_page(
-    visit: Visit, read: Callable[[str | None], Awaitable[Found[rows.RowIndex]]], cursor: str
+    visit: Visit,
+    read: Callable[[str | None], Awaitable[Found[rows.RowIndex]]],
+    patience: Patience,
+    cursor: str,
 ) -> Page:
-    return _page(visit, await read(cursor), cursor)
+    if visit.ask.gone():
+        raise ConnectionResetError
+    page = _page(visit, await read(cursor), cursor)
+    patience.spend(found=bool(page.rows))
+    return page
 
 
 def _page(visit: Visit, found: Found[rows.RowIndex], cursor: str | None) -> Page:

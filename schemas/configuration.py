@@ -1,4 +1,4 @@
-"""The shape of `config.yaml`: every key, its type, range and default (contract section 8)."""
+"""The shape of `config.yaml`: every key, its type, range and default."""
 
 import re
 from collections.abc import Callable

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from gateway import cache
 from gateway.cache import CachedLedger, Flight
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.config import Cache
@@ -137,9 +138,10 @@ class NumberedAtTheEnd(CachedLedger):
     """An entry has the generation at the end of its fetch."""
 
     async def _fetched(self, fetch: Any) -> tuple[Any, Kept | None]:
-        reading, kept = await super()._fetched(fetch)
-        if kept is not None:
-            kept.generation = self._generations.of(fetch.tag)
+        reading = await cache._reading(await self._ledger.send(fetch.call), fetch.parse)
+        generation = self._generations.of(fetch.tag)
+        kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime)
+        self._entries[fetch.key] = kept
         return reading, kept
 
 

@@ -1,4 +1,4 @@
-"""Which rows, how many, and from where: the values of a paged read (contract section 6).
+"""Which rows, how many, and from where: the values of a paged read.
 
 A cursor names the sequence number of the last row already given, so rows that are added at the head
 move nothing. It holds no filter and no owner: those come from the request that carries it.

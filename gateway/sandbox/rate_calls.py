@@ -1,4 +1,4 @@
-"""The five calls of the rates API over the store (contract section 4)."""
+"""The five calls of the rates API over the store."""
 
 import re
 from collections.abc import Callable

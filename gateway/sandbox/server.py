@@ -1,4 +1,4 @@
-"""The sandbox's HTTP edge: requests in, the store's answers out (contract section 6).
+"""The sandbox's HTTP edge: requests in, the store's answers out.
 
 It trusts its gateway, so it shows everything to whoever holds the token and never filters by role.
 """

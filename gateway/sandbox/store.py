@@ -1,4 +1,4 @@
-"""The sandbox's memory: rows with running balances, and rates (contract sections 3 and 4).
+"""The sandbox's memory: rows with running balances, and rates.
 
 Pure and synchronous. What it is given is already validated; ids and times come with each write.
 """

@@ -1,4 +1,4 @@
-"""Between HTTP and values: what is read off a request, how an answer looks (contract section 6)."""
+"""Between HTTP and values: what is read off a request, how an answer looks."""
 
 import hmac
 import json

@@ -167,9 +167,6 @@ async def test_it_is_the_answer_of_the_walk_byte_for_byte(
         async with connected(client) as one:
             await one.get(head(target, headers))
             found += [await one.get(head(target, headers)) for _ in range(4)]
-    if "limit" in target:
-        # A cursor is sealed with a nonce of the gateway's own.
-        found = [re.sub(rb"cursor=[^>]*", b"cursor=*", answer) for answer in found]
     assert len({timeless(answer) for answer in found}) == 1
     assert status(found[0]) == 200
     assert len(walks) == 2 + 5
@@ -530,7 +527,8 @@ async def test_a_long_head_is_answered_and_not_remembered(client: Client) -> Non
     async with connected(client) as one:
         answer = await learned(one, head(X_Long="x" * 5000))
     assert status(answer) == 200
-    assert client.gateway.api[FAST_PATH]._by_head == {}
+    shortcuts = client.gateway.api[FAST_PATH]
+    assert (shortcuts._by_request, shortcuts._by_head) == ({}, {})
 
 
 async def test_a_coded_answer_unpacks_to_the_plain_one(client: Client) -> None:

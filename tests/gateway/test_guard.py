@@ -21,6 +21,7 @@ from gateway.errors import (
     LedgerUnreachable,
     OutcomeUnknown,
     Overloaded,
+    UnexpectedAnswer,
 )
 from gateway.guard import GuardedLedger, GuardRules
 from gateway.retries import RetryRules
@@ -579,6 +580,18 @@ async def test_a_ledger_that_is_not_there_is_tried_twice_for_a_read(
     assert guarded.state()["retries_left"] == 2
 
 
+async def test_an_answer_that_cannot_be_passed_on_is_no_sign_of_ill_health(
+    bench: MakeBench,
+) -> None:
+    made = bench()
+    for _ in range(50):
+        made.client.steps = [UnexpectedAnswer("414")]
+        with pytest.raises(UnexpectedAnswer):
+            await made.guard.send(READ)
+    assert made.guard.state()["circuit"] == "closed"
+    assert await made.guard.send(READ) is OK
+
+
 # A ledger that is well again.
 
 
@@ -629,6 +642,17 @@ async def test_a_probe_that_was_let_through_early_and_fails_doubles_the_wait(
         await made.guard.send(READ)
     made.now += 0.1
     assert await made.guard.send(READ) is OK
+    await made.guard.close()
+
+
+async def test_after_a_probe_that_failed_health_is_not_believed_again(bench: MakeBench) -> None:
+    made = bench()
+    made.client.health = [LedgerTimeout("hangs"), None, LedgerTimeout("hangs"), None, None]
+    await made.fail(20)
+    await turns()
+    await made.fail(1)
+    await turns()
+    assert made.guard.state()["circuit"] == "open"
     await made.guard.close()
 
 

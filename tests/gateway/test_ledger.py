@@ -3,6 +3,7 @@
 import asyncio
 import contextlib
 import datetime
+import gc
 import gzip
 import json
 import socket
@@ -31,6 +32,7 @@ from gateway.errors import (
     LedgerTimeout,
     LedgerUnreachable,
     OutcomeUnknown,
+    UnexpectedAnswer,
 )
 from gateway.ledger import LedgerClient
 from tests.conftest import (
@@ -77,6 +79,10 @@ def _broken(act: Act) -> tuple[Act, Outcome, Outcome]:
 
 
 def _refused(act: Act) -> tuple[Act, Outcome, Outcome]:
+    return act, UnexpectedAnswer, UnexpectedAnswer
+
+
+def _nonsense(act: Act) -> tuple[Act, Outcome, Outcome]:
     return act, LedgerBroken, LedgerBroken
 
 
@@ -134,13 +140,13 @@ FAULTS: Faults = {
     "status of two digits": _broken(sends(reply(status="20 OK"))),
     "status of four digits": _broken(sends(reply(status="2000 OK"))),
     "status 000": _refused(sends(reply(status="000 None"))),
-    "status 999": _refused(sends(reply(status="999 Odd"))),
+    "status 999": _nonsense(sends(reply(status="999 Odd"))),
     "status 101": _refused(sends(reply(status="101 Switching Protocols"))),
     "status 101 with an upgrade": _refused(
         sends(b"HTTP/1.1 101 Switching\r\nUpgrade: x\r\nConnection: upgrade\r\n\r\n")
     ),
-    "hundreds of 100 and then the end": _refused(closes(HINTS)),
-    "hundreds of 100 and then an answer": _refused(sends(HINTS + reply())),
+    "hundreds of 100 and then the end": _nonsense(closes(HINTS)),
+    "hundreds of 100 and then an answer": _nonsense(sends(HINTS + reply())),
     "compressed and cut": _broken(sends(_coded(gzip.compress(GOOD)[:-9]))),
     "compressed and damaged": _broken(sends(_coded(gzip.compress(GOOD)[:-8] + bytes(8)))),
     "compressed, and then something": _broken(sends(_coded(gzip.compress(GOOD) + b"more"))),
@@ -171,6 +177,9 @@ FAULTS: Faults = {
     "504": _broken(sends(reply(status="504 Gateway Timeout"))),
     "202": _broken(sends(reply(status="202 Accepted"))),
     "206": _broken(sends(reply(status="206 Partial Content"))),
+}
+# Faults of a list; in the answer to a write nobody looks there.
+ASTRAY: Faults = {
     "a next page without a cursor": _broken(sends(reply(headers=b"Link: </x>; rel=next\r\n"))),
     "a next page with an endless cursor": _broken(
         sends(reply(headers=b"Link: </x?cursor=" + b"c" * 2049 + b">; rel=next\r\n"))
@@ -193,9 +202,9 @@ HASTY = {
     "ledger__read_timeout_s": "0.1",
     "ledger__total_timeout_s": "0.3",
 }
-ALL_FAULTS = [pytest.param(*FAULTS[name], PATIENT, id=name) for name in FAULTS] + [
-    pytest.param(*SLOW_FAULTS[name], HASTY, id=name) for name in SLOW_FAULTS
-]
+ALL_FAULTS = [
+    pytest.param(*fault, PATIENT, id=name) for name, fault in (FAULTS | ASTRAY).items()
+] + [pytest.param(*SLOW_FAULTS[name], HASTY, id=name) for name in SLOW_FAULTS]
 
 # What comes well-formed with a 200 and cannot be read.
 UNREADABLE = {
@@ -283,6 +292,13 @@ async def test_a_read_meets_a_fault(
         await _assert_well(client, faulty)
 
 
+@pytest.mark.parametrize("act", [act for act, *_ in ASTRAY.values()], ids=ASTRAY)
+async def test_a_write_is_done_wherever_its_answer_leads(act: Act, faulty: FaultyLedger) -> None:
+    faulty.plays(act)
+    async with _client(faulty.url) as client:
+        assert (await client.send(_write("POST"))).status == 200
+
+
 @pytest.mark.parametrize("method", ["DELETE", "PUT"])
 @pytest.mark.parametrize(("act", "_reading", "writing"), FAULTS.values(), ids=FAULTS.keys())
 async def test_a_write_that_meets_a_fault_is_sent_once(
@@ -338,7 +354,7 @@ async def test_a_bad_chunk_behind_good_ones_ends_the_call_by_its_deadline(
 ) -> None:
     faulty.plays(sends_apart(CHUNKED, chunk(GOOD), b"zz\r\n"))
     async with _client(faulty.url, ledger__total_timeout_s="1") as client:
-        assert type(await _outcome(client, READ)) in (LedgerBroken, LedgerTimeout)
+        assert isinstance(await _outcome(client, READ), (LedgerBroken, LedgerTimeout))
 
 
 async def test_an_answer_that_nobody_asked_for_is_nobodys(faulty: FaultyLedger) -> None:
@@ -369,6 +385,22 @@ async def test_a_gzip_bomb_is_not_unpacked(faulty: FaultyLedger) -> None:
         finally:
             tracemalloc.stop()
     assert peak < 4 << 20
+
+
+async def test_what_was_unpacked_of_gzip_bombs_is_let_go(faulty: FaultyLedger) -> None:
+    async with _client(faulty.url, ledger__max_reply_bytes=str(8 << 20)) as client:
+        tracemalloc.start()
+        gc.disable()
+        try:
+            for _ in range(4):
+                faulty.plays(sends(_coded(BOMB)))
+                assert isinstance(await _outcome(client, READ), UnexpectedAnswer)
+            held, peak = tracemalloc.get_traced_memory()
+        finally:
+            gc.enable()
+            tracemalloc.stop()
+    assert held < 4 << 20
+    assert peak < 32 << 20
 
 
 @pytest.mark.parametrize(
@@ -601,7 +633,7 @@ async def test_a_refusal_for_the_caller_is_a_value(
 async def test_only_a_200_answers_a_read(status: str, faulty: FaultyLedger) -> None:
     faulty.plays(sends(reply(b"", status)))
     async with _client(faulty.url) as client:
-        assert type(await _outcome(client, READ)) is LedgerBroken
+        assert isinstance(await _outcome(client, READ), LedgerBroken)
         assert len(faulty.hits) == 1
 
 

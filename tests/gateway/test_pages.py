@@ -14,8 +14,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gateway.cursors import START, Position
-from gateway.errors import InvalidCursor, LedgerBroken
-from gateway.pages import Page, limited, mark, pages
+from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
+from gateway.pages import Page, Patience, limited, mark, pages
 from gateway.rows import Row
 from tests.conftest import ADMIN, MakeClient, caller
 from tests.fakes import FakeLedger
@@ -307,3 +307,85 @@ async def test_a_stream_that_turns_into_a_circle_does_not_end_well(
     with pytest.raises(aiohttp.ClientError):
         await response.read()
     assert 3 <= len(ledger.calls) <= 16
+
+
+# Lists without end.
+
+
+def test_patience_ends_and_lasts_only_where_something_is_found() -> None:
+    now = 0.0
+    patience = Patience(10.0, lasting=True, now=lambda: now)
+    for _ in range(3):
+        now += 9.0
+        patience.spend(found=True)
+    assert now == 27.0
+    now = 36.9
+    patience.spend(found=False)
+    now = 37.0
+    with pytest.raises(LedgerTimeout):
+        patience.spend(found=False)
+
+
+def test_patience_with_one_page_does_not_last() -> None:
+    now = 0.0
+    patience = Patience(10.0, lasting=False, now=lambda: now)
+    now = 9.9
+    patience.spend(found=True)
+    now = 10.0
+    with pytest.raises(LedgerTimeout):
+        patience.spend(found=True)
+
+
+FOREIGN = ['{"id":"1","username":"bob"}', ""]
+
+
+def endless(ledger: FakeLedger, path: str, row: str) -> None:
+    """A list that always has another page, with the same row on it or none."""
+
+    async def page(request: web.Request) -> web.Response:
+        following = int(request.query.get("cursor", "0")) + 1
+        headers = {"Link": f'</x?cursor={following}>; rel="next"'}
+        return web.Response(text=f"[{row}]", content_type="application/json", headers=headers)
+
+    ledger.run("GET", path, page)
+
+
+@pytest.mark.parametrize("row", FOREIGN)
+@pytest.mark.parametrize(
+    ("target", "path", "who"),
+    [
+        ("/ledger/order/1", "/ledger/order/1", ("alice", "user")),
+        ("/ledger/order/1?limit=5", "/ledger/order/1", ("alice", "user")),
+        ("/ledger", "/ledger/alice", ("alice", "user")),
+        ("/ledger?limit=5", "/ledger/alice", ("alice", "user")),
+    ],
+)
+async def test_a_list_of_nothing_without_end_is_given_up(
+    make_client: MakeClient, ledger: FakeLedger, target: str, path: str, who: Any, row: str
+) -> None:
+    endless(ledger, path, row)
+    client = await make_client(ledger__total_timeout_s="0.3", ledger__read_timeout_s="0.3")
+    async with asyncio.timeout(10):
+        answer = await client.get(target, headers=caller(*who))
+    assert (answer.status, (await answer.json())["api_message"]) == (504, "LEDGER_TIMEOUT")
+
+
+async def test_who_leaves_ends_the_search_for_their_rows(
+    make_client: MakeClient, ledger: FakeLedger
+) -> None:
+    endless(ledger, "/ledger/order/1", FOREIGN[0])
+    client = await make_client()
+    headers = "".join(f"{name}: {value}\r\n" for name, value in caller().items())
+    _, writer = await asyncio.open_connection("127.0.0.1", client.port)
+    writer.write(f"GET /ledger/order/1 HTTP/1.1\r\nHost: g\r\n{headers}\r\n".encode())
+    async with asyncio.timeout(10):
+        while len(ledger.calls) < 5:  # noqa: ASYNC110
+            await asyncio.sleep(0)
+        writer.transport.abort()
+        guarded = client.gateway.health._guarded  # type: ignore[attr-defined]
+        seen, still = -1, 0
+        while still < 50:
+            still = still + 1 if len(ledger.calls) == seen else 0
+            seen = len(ledger.calls)
+            await asyncio.sleep(0.002)
+    assert guarded.state()["in_flight"] == 0

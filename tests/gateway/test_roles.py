@@ -1,4 +1,4 @@
-"""Who may call which route: contract section 2 as a table, tried on every route that there is."""
+"""Who may call which route, tried on every route that there is."""
 
 import time
 

@@ -284,6 +284,8 @@ def test_rates_are_the_bytes_that_were_written(value: str, space: str) -> None:
         b'{"message":"no such thing"}',
         b'{"error":{"reason":"a secret"}}',
         b'{"error":null}',
+        b'{"username":"bob","amount":"a secret"}',
+        b'{"api_message":"OK","api_data":[{"id":"1","username":"bob"}]}',
     ],
 )
 def test_an_error_is_no_rate(body: bytes) -> None:

@@ -772,6 +772,25 @@ UNREADABLE = [
 ]
 
 
+@pytest.mark.parametrize("body", ["<html>", "{", '"x"', "null", "[]", "NaN", '{"error":"MARKER"}'])
+async def test_nonsense_in_place_of_a_deletion_tells_nothing(
+    client: Client, ledger: FakeLedger, body: str
+) -> None:
+    ledger.on("DELETE", ONE_RATE, body, 200)
+    answer = await client.delete(ONE_RATE, headers=AS_SERVICE)
+    assert (answer.status, (await answer.json())["code"]) == (504, "OUTCOME_UNKNOWN")
+    assert "MARKER" not in await answer.text()
+
+
+@pytest.mark.parametrize("body", ["", '{"id":"1","deletedAt":"2024-01-01T00:00:00Z"}'])
+async def test_a_deletion_may_be_answered_with_the_rate(
+    client: Client, ledger: FakeLedger, body: str
+) -> None:
+    ledger.on("DELETE", ONE_RATE, body, 200)
+    answer = await client.delete(ONE_RATE, headers=AS_SERVICE)
+    assert (answer.status, await answer.read()) == (204, b"")
+
+
 async def test_an_error_in_place_of_the_written_rate_tells_nothing(
     client: Client, ledger: FakeLedger
 ) -> None:
