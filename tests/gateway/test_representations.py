@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable
 from types import SimpleNamespace
 
+import brotli
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -341,3 +342,11 @@ def test_tags_are_compared_weakly_and_whole(etag: str, sent: list[tuple[bool, st
     """Also those with a comma in them."""
     value = ", ".join(("W/" if weak else "") + tag for weak, tag in sent)
     assert matches(etag, [value]) is (etag in [tag for _weak, tag in sent])
+
+
+async def test_what_brotli_packs_it_unpacks_again() -> None:
+    body = b'{"id":"1","username":"alice"},' * 100
+    coding, packed = await (await represent(body)).chosen(["gzip;q=0.5, br"])
+    assert coding == "br"
+    assert len(packed) < len(body)
+    assert brotli.decompress(packed) == body
