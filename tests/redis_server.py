@@ -1,10 +1,16 @@
 """A real Redis or Valkey server for a test, and a wire to it that can be cut or stall."""
 
 import asyncio
+import datetime
 import shutil
+import ssl
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec
 
 from tests.gateway.processes import PATIENCE_S, Running, free_ports
 
@@ -96,10 +102,11 @@ class Wire:
         self.url = ""
 
     @asynccontextmanager
-    async def run(self) -> AsyncIterator["Wire"]:
+    async def run(self, tls: ssl.SSLContext | None = None) -> AsyncIterator["Wire"]:
         """Listens on a free port; on leaving, no connection is left open."""
-        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0)
-        self.url = f"redis://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
+        self._server = await asyncio.start_server(self._accept, "127.0.0.1", 0, ssl=tls)
+        scheme = "redis" if tls is None else "rediss"
+        self.url = f"{scheme}://127.0.0.1:{self._server.sockets[0].getsockname()[1]}"
         try:
             yield self
         finally:
@@ -149,6 +156,28 @@ class Wire:
             del self._open[task]
             for one in filter(None, (writer, far)):
                 one.transport.abort()
+
+
+def certified(host: str, folder: Path) -> tuple[ssl.SSLContext, Path]:
+    """A server's TLS with a certificate for a host, and the file of who vouches for it."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    name = x509.Name([x509.NameAttribute(x509.NameOID.COMMON_NAME, "a test")])
+    now = datetime.datetime.now(datetime.UTC)
+    builder = x509.CertificateBuilder(name, name, key.public_key(), x509.random_serial_number())
+    certificate = (
+        builder.not_valid_before(now - datetime.timedelta(days=1))
+        .not_valid_after(now + datetime.timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.DNSName(host)]), critical=False)
+        .add_extension(x509.BasicConstraints(ca=True, path_length=None), critical=True)
+        .sign(key, hashes.SHA256())
+    )
+    private, public = folder / f"{host}.key", folder / f"{host}.crt"
+    pem, form = serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8
+    private.write_bytes(key.private_bytes(pem, form, serialization.NoEncryption()))
+    public.write_bytes(certificate.public_bytes(pem))
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(public, private)
+    return context, public
 
 
 async def _pass(

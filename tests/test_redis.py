@@ -21,7 +21,7 @@ from gateway.redis_link import redis_link
 from tests.conftest import ADMIN, CREDENTIAL, RATES, SECRET, SERVICE, MakeClient, caller
 from tests.fakes import FakeLedger
 from tests.gateway.processes import PATIENCE_S, command, free_ports
-from tests.redis_server import RedisServer, Wire
+from tests.redis_server import RedisServer, Wire, certified
 
 Client = TestClient[Any, Any]
 ACTION = '{"type":"deposit","username":"alice","currency":"BTC","amount":"0.1"}'
@@ -489,6 +489,20 @@ async def test_a_password_is_used_and_never_told(
         warning = await refusal(redis, wrong, make_client)
         assert warning["error"] == "AuthenticationError"
         assert (await refusal(redis, redis.url, make_client))["event"] == "coherence lost"
+
+
+async def test_over_tls_redis_must_show_a_certificate_of_its_own_that_somebody_vouches_for(
+    redis: RedisServer, gateway: Gateway, make_client: MakeClient, tmp_path: Path
+) -> None:
+    tls, authority = certified("localhost", tmp_path)
+    async with Wire(redis.port).run(tls) as wire, redis.watched() as seen:
+        wrong_name = f"{wire.url}?ssl_ca_certs={authority}"
+        right = wrong_name.replace("127.0.0.1", "localhost")
+        nobody_vouches = right.partition("?")[0]
+        for url in (wrong_name, nobody_vouches):
+            assert (await refusal(redis, url, make_client))["error"] == "ConnectionError"
+        assert seen == []
+        assert await connected(await gateway(right))
 
 
 async def test_a_user_of_redis_who_may_do_nothing_else_suffices(
