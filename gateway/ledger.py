@@ -118,7 +118,7 @@ class LedgerClient:
             allow_redirects=False,
             timeout=aiohttp.ClientTimeout(
                 total=timeout_s,
-                sock_connect=settings.connect_timeout_s,
+                connect=settings.connect_timeout_s,
                 sock_read=settings.read_timeout_s,
             ),
             trace_request_ctx=progress,

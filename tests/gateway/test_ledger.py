@@ -480,9 +480,12 @@ async def test_a_name_server_that_is_silent_is_left_at_the_connect_limit(
     async def silent(*_arguments: Any, **_options: Any) -> Any:
         await asyncio.get_running_loop().create_future()
 
-    monkeypatch.setattr(asyncio.get_running_loop(), "getaddrinfo", silent)
+    loop = asyncio.get_running_loop()
+    monkeypatch.setattr(loop, "getaddrinfo", silent)
     async with _client("http://ledger.invalid", ledger__connect_timeout_s="0.1") as client:
+        started = loop.time()
         assert type(await _outcome(client, _write(method))) is expected
+        assert loop.time() - started < 5
 
 
 @pytest.mark.parametrize(
