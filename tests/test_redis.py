@@ -310,6 +310,11 @@ async def test_when_redis_is_back_nothing_old_is_shown(
     await until(lambda: shows(other, "2"), 1.0)
 
 
+async def test_of_coherence_health_speaks_only_where_there_is_to_be_any(client: Client) -> None:
+    report = await client.gateway.health.report()  # type: ignore[attr-defined]
+    assert "coherence" not in report
+
+
 async def test_a_gateway_starts_without_redis_and_finds_it_later(
     tmp_path: Path, make_client: MakeClient, book: Book
 ) -> None:

@@ -10,7 +10,6 @@ from typing import Any
 
 import pytest
 
-from gateway import coherence
 from gateway.cache import CachedLedger
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.coherence import Coherence
@@ -29,7 +28,8 @@ LONG_S = 120.0
 SLOW_S, DELAY_S, TRUST_S = 0.2, 0.02, 1.0
 # Redis announces a write, and the ledger answers a read in two halves.
 HEARD_S = DELAY_S + 0.001
-UNHEARD_S = max(coherence._DEAF_S, TRUST_S) + 2 * SLOW_S + 0.001
+NOTICED_S = 1.5
+UNHEARD_S = max(NOTICED_S, TRUST_S) + 2 * SLOW_S + 0.001
 
 
 @dataclass
@@ -93,7 +93,7 @@ class History:
         tasks = [asyncio.create_task(part.run()) for _, part in (writer, *readers)]
         await asyncio.sleep(1)
         tasks.append(asyncio.create_task(self._write(writer[0])))
-        tasks += [asyncio.create_task(self._read(cached)) for cached, _ in readers]
+        tasks += [asyncio.create_task(self._read(cached)) for cached, _ in readers * 2]
         if self.bad_lines:
             tasks += [asyncio.create_task(self._spoil(line)) for line in lines[1:]]
         await asyncio.sleep(LONG_S)
@@ -160,7 +160,7 @@ class History:
         return sum(outcome is Outcome.HIT for _, _, outcome in self.reads)
 
 
-@pytest.mark.parametrize("seed", range(4))
+@pytest.mark.parametrize("seed", range(2))
 @in_no_time
 async def test_where_all_are_heard_nobody_gets_what_was_before_a_write_they_heard_of(
     seed: int,
@@ -173,7 +173,7 @@ async def test_where_all_are_heard_nobody_gets_what_was_before_a_write_they_hear
     assert len(history.acknowledged) > LONG_S / 4
 
 
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", range(6))
 @in_no_time
 async def test_behind_a_bad_line_nobody_gets_what_is_older_than_promised(seed: int) -> None:
     history = History(seed, bad_lines=True)
