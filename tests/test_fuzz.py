@@ -219,11 +219,16 @@ def test_a_role_may_do_what_the_document_says(run: Run) -> None:
     written = {method: run.statuses(method) for method in ("POST", "PATCH", "DELETE")}
     if run.role == "user":
         assert all(found <= {401, 403, 405} and 403 in found for found in written.values())
-    else:
-        assert run.statuses("POST", r"/ledger(\?|$)") >= {201, 400, 401, 422}
-        assert run.statuses("POST", "/instrument-rates") >= {201, 400, 401}
-        assert written["PATCH"] >= {200, 400, 401}
-        assert written["DELETE"] >= {204, 400, 401}
+        return
+    assert run.statuses("POST", r"/ledger(\?|$)") >= {201, 401}
+    assert run.statuses("POST", "/instrument-rates") >= {201, 401}
+    assert written["PATCH"] >= {200, 401}
+    assert written["DELETE"] >= {204, 401}
+    if run.role == "admin":
+        # Every boundary is tried as an admin; as a service, what chance brings.
+        assert {400, 422} <= written["POST"]
+        assert 400 in written["PATCH"]
+        assert 400 in written["DELETE"]
 
 
 def test_a_user_is_shown_their_own_rows_without_internal_fields(run: Run) -> None:
