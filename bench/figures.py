@@ -145,15 +145,6 @@ class Profile:
     functions: Sequence[tuple[str, float]]
 
 
-@dataclass(frozen=True)
-class Profile:
-    """Where time goes in a process: the kernel's part, and parts of the samples of its frames."""
-
-    kernel: float
-    packages: Sequence[tuple[str, float]]
-    functions: Sequence[tuple[str, float]]
-
-
 @dataclass
 class Result:
     """What came of one work."""
