@@ -234,13 +234,13 @@ def test_a_ratio_is_made_of_neighbours_in_time() -> None:
 
 
 def test_a_ratio_is_known_by_cost_where_that_was_measured() -> None:
-    """With half a core ours gave half the answers: it is as good as the peer with a whole one."""
-    ours = Series("a", "answers/s", (Shot(500, 0.5),))
+    """With a quarter of the core ours gave half the answers: it is twice as good."""
+    ours = Series("a", "answers/s", (Shot(500, 0.25),))
     theirs = Series("b", "answers/s", (Shot(1000, 1.0),))
     found = Ratio("work", ours, theirs)
-    assert (found.value, found.by_cost) == (0.5, 1.0)
+    assert (found.value, found.by_cost) == (0.5, 2.0)
     assert ratio(2.0).by_cost is None
-    assert "| 0.50x | 0.50–0.50 | 1.00x |" in report.document(a_run(a_result(found, BOUND)))
+    assert "| 0.50x | 0.50–0.50 | 2.00x |" in report.document(a_run(a_result(found, BOUND)))
 
 
 @pytest.mark.parametrize(
