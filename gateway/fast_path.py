@@ -7,6 +7,7 @@ revocation list, entry and generation. What no answer depends on (`PER_REQUEST`)
 same. Anything else goes the long walk, which is always right.
 """
 
+import re
 import time
 from collections.abc import Callable
 from typing import Any
@@ -26,6 +27,14 @@ from gateway.shortcuts import Shortcut
 
 # Headers that differ from request to request and change nothing in an answer but its id.
 PER_REQUEST = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-request-id"})
+# The same in a head that is not parsed: lines whose end is plain to see and that no parser refuses.
+_PER_REQUEST_LINE = re.compile(
+    rb"\r\n(?:%b):[ \t!-~]*(?=\r\n)" % b"|".join(sorted(PER_REQUEST)), re.IGNORECASE
+)
+_ID_LINE = re.compile(rb"\r\nx-request-id:([ \t!-~]*)(?=\r\n)", re.IGNORECASE)
+# So many of them at most, with so many others, stay within what a parser takes.
+_MAX_LINES = 8
+_MAX_HEADERS = 64
 HTTP_1_1 = (1, 1)
 _MAX_SHORTCUTS = 10_000
 # Longer heads are not worth the memory; in bytes.
@@ -53,12 +62,20 @@ class FastPath:
         self._metrics = metrics
         self._now = now
         self._by_request: dict[Key, Shortcut] = {}
-        self._by_head: dict[bytes, tuple[Shortcut, str | None]] = {}
+        self._by_head: dict[bytes, Shortcut] = {}
 
     def by_head(self, data: bytes) -> bytes | None:
-        """The whole answer to these bytes, if they are a head that was answered before."""
-        found = self._by_head.get(data)
-        return self._answer(*found) if found is not None else None
+        """The whole answer to these bytes, if they are a head that was answered before, but for
+        lines that change nothing.
+        """
+        shortcut, request_id = self._by_head.get(data), None
+        if shortcut is None and len(data) <= _MAX_HEAD:
+            deciding, count = _PER_REQUEST_LINE.subn(b"", data)
+            if not 0 < count <= _MAX_LINES:
+                return None
+            shortcut = self._by_head.get(deciding)
+            request_id = accepted_id([one.strip() for one in _ID_LINE.findall(data)])
+        return self._answer(shortcut, request_id) if shortcut is not None else None
 
     def by_message(self, message: Any, head: bytes | None) -> bytes | None:
         """The whole answer to a parsed head; `head` is its bytes where they came by themselves."""
@@ -68,8 +85,8 @@ class FastPath:
         shortcut = self._by_request.get(key)
         if shortcut is None:
             return None
-        if head is not None and len(head) <= _MAX_HEAD:
-            _remember(self._by_head, head, (shortcut, request_id))
+        if head is not None and len(head) <= _MAX_HEAD and len(key[1]) <= _MAX_HEADERS:
+            _remember(self._by_head, _PER_REQUEST_LINE.sub(b"", head), shortcut)
         return self._answer(shortcut, request_id)
 
     async def learn(self, request: web.Request, response: web.StreamResponse) -> None:

@@ -240,6 +240,56 @@ async def test_no_shortcut_is_left_by_what_depends_on_more(
     assert (shortcuts._by_request, shortcuts._by_head) == ({}, {})
 
 
+@pytest.mark.parametrize(
+    ("lines", "kept"),
+    [
+        ("X-Request-Id: a-1", "a-1"),
+        ("x-ReQuEsT-iD:a-1", "a-1"),
+        ("X-Request-Id: \ta-1 ", "a-1"),
+        ("X-Request-Id: a-1\r\nX-Request-Id: a-2", None),
+        ("X-Request-Id: a-1\r\nX-Request-Id: a b", None),
+        ("X-Request-Id: a b", None),
+        ("X-Request-Id:", None),
+        ("traceparent: 1\r\nX-Request-Id: a-1\r\nbaggage: a=b, c=d\r\ntracestate:", "a-1"),
+    ],
+)
+async def test_an_id_is_taken_over_from_a_head_as_from_a_request(
+    client: Client, walks: Walks, lines: str, kept: str | None
+) -> None:
+    data = head().replace(b"\r\n\r\n", f"\r\n{lines}\r\n\r\n".encode())
+    async with connected(client) as one:
+        await learned(one, head())
+        answers = [await one.get(data) for _ in range(3)]
+    for answer in answers:
+        found = re.search(rb"\r\nX-Request-Id: ([^\r]*)", answer)
+        assert found is not None
+        assert found[1].decode() == kept if kept else re.fullmatch(rb"[0-9a-f]{32}", found[1])
+    assert len(walks) == 2
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "traceparent: \x00",
+        "traceparent: a\r b",
+        "traceparent: a\r\n b",
+        "traceparent : a",
+        " traceparent: a",
+        "traceparent",
+        "traceparent: a\nusername: bob",
+        *["\r\n".join(["traceparent: a"] * 200)],
+    ],
+)
+async def test_a_line_that_a_parser_refuses_is_not_passed_over(client: Client, lines: str) -> None:
+    data = head().replace(b"\r\n\r\n", f"\r\n{lines}\r\n\r\n".encode())
+    async with connected(client) as one:
+        await learned(one, head())
+        first = await one.get(data)
+    fresh = await client.session.get(client.make_url("/health/live"))
+    assert fresh.status == 200
+    assert status(first) in (400, 403)
+
+
 async def test_what_the_caller_has_already_is_not_sent_again(client: Client, walks: Walks) -> None:
     async with connected(client) as one:
         answer = await learned(one, head())
