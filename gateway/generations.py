@@ -3,6 +3,7 @@
 import mmap
 import secrets
 import zlib
+from functools import lru_cache
 
 SLOTS = 1 << 16
 # Behind the slots of the tags stands one that is a part of every generation.
@@ -35,6 +36,7 @@ class Generations:
         self._slots[_OF_ALL] = secrets.randbits(64)
 
 
+@lru_cache(maxsize=1024)
 def slot_of(tag: str) -> int:
     """Where a tag's generation stands: the same in every gateway."""
     return zlib.crc32(tag.encode()) % SLOTS

@@ -64,17 +64,18 @@ class RepeatedLine:
     def __call__(self, request_id: str, seconds: float) -> None:
         """Writes the line of one more request, which took so many seconds."""
         head, middle, last, end = self._parts
-        duration = round(seconds * 1000, 3)
+        duration = int(seconds * 1_000_000) / 1000
         self._lines.add(f"{head}{request_id}{middle}{duration}{last}{_timestamp(time.time())}{end}")
 
 
-_second: tuple[int, str] = (0, "")
+_latest: tuple[int, str] = (0, "")
 
 
 def _timestamp(now: float) -> str:
-    """ISO 8601 in UTC with microseconds, as structlog's `TimeStamper` writes it."""
-    global _second  # the text of a second is made once
-    whole = int(now)
-    if whole != _second[0]:
-        _second = (whole, time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(whole)))
-    return f"{_second[1]}.{int((now - whole) * 1_000_000):06d}Z"
+    """ISO 8601 in UTC, to the millisecond, in the form that structlog's `TimeStamper` writes."""
+    global _latest  # there are many events in a millisecond
+    milliseconds = int(now * 1000)
+    if milliseconds != _latest[0]:
+        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+        _latest = (milliseconds, f"{second}.{milliseconds % 1000:03d}000Z")
+    return _latest[1]
