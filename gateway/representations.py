@@ -10,7 +10,7 @@ import zlib
 from collections.abc import Callable, Sequence
 
 try:
-    import brotli  # type: ignore[import-not-found, unused-ignore]
+    import brotli  # type: ignore[import-untyped, import-not-found, unused-ignore]
 except ImportError:  # the extra `brotli` is not there
     brotli = None
 
