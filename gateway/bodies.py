@@ -8,10 +8,9 @@ from gateway.endpoints import Endpoint
 from gateway.errors import InvalidIdempotencyKey, MalformedBody, UnsupportedMediaType
 from gateway.exchange import Ask
 from schemas import strict_json
+from schemas.fields import IDEMPOTENCY_KEY
 from schemas.violations import Violations
 
-# 1 to 255 visible ASCII characters.
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _MEDIA_TYPE = re.compile(r'application/json *(; *charset="?utf-?8"? *)?;?', re.IGNORECASE)
 
 
@@ -39,7 +38,7 @@ def idempotency_key(headers: CIMultiDictProxy[str], *, required: bool) -> str | 
     keys = headers.getall("Idempotency-Key", [])
     if not keys and not required:
         return None
-    if len(keys) != 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+    if len(keys) != 1 or not IDEMPOTENCY_KEY.fullmatch(keys[0]):
         raise InvalidIdempotencyKey(
             "One Idempotency-Key header of 1 to 255 visible ASCII characters is needed."
         )

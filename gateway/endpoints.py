@@ -3,7 +3,6 @@
 A route that is not declared here does not exist; a route without `roles` cannot be declared.
 """
 
-import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from enum import Enum
@@ -20,7 +19,7 @@ from gateway.errors import (
     InvalidRate,
     MalformedBody,
 )
-from schemas.fields import ORDER_ID, USERNAME
+from schemas.fields import ORDER_ID, USERNAME, UUID
 from schemas.ledger import check_action
 from schemas.rates import check_rate, check_rate_patch
 from schemas.violations import Violations
@@ -123,13 +122,12 @@ def fill(template: str, params: Params) -> str:
     return template.format_map({name: quote(value, safe="") for name, value in params.items()})
 
 
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 _RULES = {
     "username": USERNAME,
     "order_id": ORDER_ID,
-    "organization_id": _UUID,
-    "ledger_id": _UUID,
-    "id": _UUID,
+    "organization_id": UUID,
+    "ledger_id": UUID,
+    "id": UUID,
 }
 
 
@@ -142,7 +140,7 @@ def _parameter(name: str, segment: str) -> str:
         raise InvalidPath(f"{name} is malformed.", fields={name: "malformed"}) from error
     if not rule.fullmatch(value):
         raise InvalidPath(f"{name} is malformed.", fields={name: "malformed"})
-    return value.lower() if rule is _UUID else value
+    return value.lower() if rule is UUID else value
 
 
 def _everybody(user: Access) -> Roles:

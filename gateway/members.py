@@ -14,13 +14,13 @@ def without(raw: bytes, hidden: frozenset[str]) -> bytes:
     """The object without its top-level members called `hidden`; the others keep every byte."""
     if b"\\" in raw:
         return _without(raw, hidden)
-    if not any(name.encode() in raw for name in hidden):
+    if not _mentions(raw, hidden):
         return raw
     if raw.count(b"{") > 1 or b"[" in raw:
         return _without(raw, hidden)
     # Without escapes and nesting, a comma, a quote and a name begin a member wherever they stand.
     left = _flat(hidden).sub(b"", raw)
-    return _without(left, hidden) if any(name.encode() in left for name in hidden) else left
+    return _without(left, hidden) if _mentions(left, hidden) else left
 
 
 def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
@@ -47,10 +47,19 @@ def name_of(key: bytes) -> str:
     return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
 
 
+def _mentions(raw: bytes, hidden: frozenset[str]) -> bool:
+    return any(name in raw for name in _written(hidden))
+
+
+@cache
+def _written(hidden: frozenset[str]) -> tuple[bytes, ...]:
+    return tuple(name.encode() for name in hidden)
+
+
 @cache
 def _flat(hidden: frozenset[str]) -> re.Pattern[bytes]:
     """A hidden member that is not the first, with the comma before it."""
-    names = b"|".join(re.escape(name.encode()) for name in hidden)
+    names = b"|".join(map(re.escape, _written(hidden)))
     key = rb',%b"(?:%b)"%b:%b' % (_SPACE, names, _SPACE, _SPACE)
     return re.compile(key + rb'(?:"[^"]*"%b|[^",{}\[\]]+)(?=[,}])' % _SPACE)
 

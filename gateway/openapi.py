@@ -13,7 +13,15 @@ from gateway.authz import Access, Role
 from gateway.endpoints import ENDPOINTS, Api, Endpoint, Reply
 from gateway.openapi_words import ABOUT, FAULTS, NOTES, SEEN_BY_USERS, SUMMARIES
 from schemas import ledger, rates
-from schemas.fields import MAX_METADATA_KEY, MAX_METADATA_TEXT, ORDER_ID, USERNAME, Metadata
+from schemas.fields import (
+    IDEMPOTENCY_KEY,
+    MAX_METADATA_KEY,
+    MAX_METADATA_TEXT,
+    ORDER_ID,
+    USERNAME,
+    UUID,
+    Metadata,
+)
 from schemas.queries import ListQuerySchema, RateListQuerySchema
 
 Json = dict[str, Any]
@@ -64,7 +72,7 @@ _REPLIES: dict[Reply, tuple[Any, Any]] = {
     Reply.RATES: ({"type": "array", "items": rates.RateSchema}, [_RATE]),
     Reply.RATE: (rates.RateSchema, _RATE),
 }
-_UUID = {"type": "string", "pattern": "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}$"}
+_UUID = {"type": "string", "pattern": f"^{UUID.pattern}$"}
 _PATHS = {name: _UUID | {"format": "uuid", "example": value} for name, value in _IDS.items()}
 _PATHS |= {
     "username": {"type": "string", "pattern": f"^{USERNAME.pattern}$", "example": "alice"},
@@ -194,7 +202,7 @@ def _parameters(endpoint: Endpoint) -> list[Json]:
     found.append(_header("X-Request-Id", False, ""))
     if endpoint.is_write:
         required = endpoint.idempotency_key_required
-        found.append(_header("Idempotency-Key", required, "^[!-~]{1,255}$"))
+        found.append(_header("Idempotency-Key", required, f"^{IDEMPOTENCY_KEY.pattern}$"))
     else:
         found += [_header("If-None-Match", False, ""), _header("Cache-Control", False, "")]
     return found

@@ -69,6 +69,7 @@ async def serve(
         await stopping.wait()
         log.info("stopping")
         await _drain(gateway, server.drain_s)
+    gateway.api[METRICS].settle()
     logs.flush()
     log.info("stopped")
 

@@ -18,7 +18,7 @@ from gateway.cursors import START, CursorSigner, Position
 from gateway.endpoints import Api, Endpoint, Reply, fill
 from gateway.errors import Forbidden, InvalidQuery
 from gateway.exchange import Answer, Ask
-from gateway.freshness import Lifetime, wishes
+from gateway.freshness import Lifetime, Wishes, wishes
 from gateway.kept import Found, Outcome
 from gateway.pages import Page, Patience, limited, pages, rebatched
 from gateway.rate_limit import RateLimit
@@ -52,6 +52,7 @@ class Visit:
     access: Access
     params: dict[str, str]
     view: View
+    wish: Wishes
 
     @property
     def mixed(self) -> bool:
@@ -94,7 +95,8 @@ class Walk:
         params = endpoint.params(ask.raw_path)
         own_name(principal, access, params.get("username"))
         view = view_of(principal, self._rules.hidden_fields)
-        visit = Visit(endpoint, ask, principal, access, params, view)
+        wish = wishes(ask.headers)
+        visit = Visit(endpoint, ask, principal, access, params, view, wish)
         if endpoint.is_write:
             return await self._write(visit)
         if endpoint.is_list:
@@ -174,10 +176,8 @@ class Walk:
         """What the ledger answered to a read; its refusal is raised."""
         trace, endpoint = visit.ask.trace, visit.endpoint
         lifetime = self._rules.lifetimes[endpoint.api] if keep else Lifetime(0.0)
-        wish = wishes(visit.ask.headers)
-        found = await self._ledger.read(
-            call, views.READERS[endpoint.reply], visit.tag, lifetime, wish
-        )
+        reader = views.READERS[endpoint.reply]
+        found = await self._ledger.read(call, reader, visit.tag, lifetime, visit.wish)
         reply = found.reading.reply
         if trace.found is None or not visit.mixed:
             # In a list that is mixed, later pages would tell how many rows are somebody else's.

@@ -17,13 +17,19 @@ from marshmallow import ValidationError, fields, validate
 from schemas.violations import NOT_AN_OBJECT, REQUIRED
 
 USERNAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._@+-]{0,63}")
-"""A user name (contract §3, path parameters); for `fullmatch`."""
+"""A user name; for `fullmatch`, as the patterns below."""
 
 ORDER_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:-]{0,127}")
-"""An order id (contract §3, path parameters); for `fullmatch`."""
+"""An order id."""
+
+UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
+"""A UUID in its usual spelling (RFC 9562 section 4), in either case."""
+
+IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
+"""An `Idempotency-Key`: visible ASCII."""
 
 STATUSES = ("pending", "completed", "canceled", "failed")
-"""The statuses of a ledger row (contract §3)."""
+"""The statuses of a ledger row."""
 
 MAX_AMOUNT = 10**38 - 1
 MAX_SCALE = 38
@@ -95,7 +101,7 @@ def currency_code(*, required: bool = False) -> StrictString:
 
 
 def instrument_code(*, required: bool = False) -> StrictString:
-    """1 to 32 of upper-case ASCII letters, digits, `.`, `_`, `-` (contract §4)."""
+    """1 to 32 of upper-case ASCII letters, digits, `.`, `_`, `-`."""
     return matched(_INSTRUMENT, "must be an instrument code", 1, 32, required=required)
 
 
@@ -106,7 +112,7 @@ def one_of(choices: tuple[str, ...], *, required: bool = False) -> StrictString:
 
 
 def money(sign: str = "-?", *, required: bool = False) -> StrictString:
-    """A plain non-zero decimal in a string: at most 38 digits, no exponent, no plus (contract §3).
+    """A plain non-zero decimal in a string: at most 38 digits, no exponent, no plus.
 
     `sign` is a pattern: `-?` for either, `` for credits only, `-` for debits only.
     """
@@ -191,7 +197,7 @@ class ExactInteger(fields.Integer):
 
 class Metadata(fields.Dict):
     """A flat object: at most 1000 keys of 1 to 100 characters; values strings (up to 2000),
-    numbers, booleans or null (contract §4)."""
+    numbers, booleans or null."""
 
     def __init__(self) -> None:
         scalars = [{"type": kind} for kind in ("number", "boolean", "null")]

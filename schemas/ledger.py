@@ -99,11 +99,11 @@ ACTION_SCHEMAS: dict[str, Schema] = {
     "withdrawal": WithdrawalSchema(),
     "balance_update": BalanceUpdateSchema(),
 }
-"""The body of `POST /ledger` by its `type` (contract §3, "Registering an action")."""
+"""The body of `POST /ledger` by its `type`."""
 
 
 def check_action(document: object) -> None:
-    """Raises Violations unless `document`, a parsed JSON value, is an action of contract §3."""
+    """Raises Violations unless `document`, a parsed JSON value, is an action."""
     if not isinstance(document, dict):
         raise Violations(invalid={BODY: NOT_AN_OBJECT})
     if "type" not in document:
@@ -162,14 +162,14 @@ class RowSchema(Schema):
 
 
 class LedgerListSchema(Schema):
-    """The envelope of ledger rows (contract §3); also of the one row of `POST /ledger`."""
+    """The envelope of ledger rows; also of the one row of `POST /ledger`."""
 
     api_message = fields.String(required=True)
     api_data = fields.List(fields.Nested(RowSchema), required=True)
 
 
 class LedgerDepositsSchema(Schema):
-    """The envelope of pending deposits: currency to rows (contract §3)."""
+    """The envelope of pending deposits: currency to rows."""
 
     api_message = fields.String(required=True)
     api_data = fields.Dict(
@@ -178,7 +178,7 @@ class LedgerDepositsSchema(Schema):
 
 
 class LedgerErrorDataSchema(Schema):
-    """What went wrong, who says so, and in which request (contract §5)."""
+    """What went wrong, who says so, and in which request."""
 
     detail = fields.String(required=True)
     origin = fields.String(required=True, metadata={"enum": ["gateway", "ledger"]})
@@ -191,7 +191,7 @@ class LedgerErrorDataSchema(Schema):
 
 
 class LedgerErrorSchema(Schema):
-    """An error on a ledger route (contract §5); `api_message` is its code."""
+    """An error on a ledger route; `api_message` is its code."""
 
     api_message = fields.String(required=True)
     api_data = fields.Nested(LedgerErrorDataSchema, required=True)

@@ -92,7 +92,7 @@ class Limit(fields.Integer):
 
 
 class ListQuerySchema(Schema):
-    """The query of a ledger list (contract §3, "Lists")."""
+    """The query of a ledger list."""
 
     limit = Limit()
     cursor = matched(_CURSOR, "must be a cursor of this list", 1, 4096)
@@ -104,7 +104,7 @@ class ListQuerySchema(Schema):
 
 
 class RateListQuerySchema(Schema):
-    """The query of the list of rates (contract §4); beside it goes any `metadata.<key>`."""
+    """The query of the list of rates; beside it goes any `metadata.<key>`."""
 
     baseInstrumentCode = instrument_code()
     counterInstrumentCode = instrument_code()

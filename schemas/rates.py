@@ -20,7 +20,7 @@ MAX_SOURCE = 200
 
 
 class StatusSchema(Schema):
-    """A rate's status (contract §4)."""
+    """A rate's status."""
 
     # marshmallow copies it for each instance.
     error_messages = {"type": NOT_AN_OBJECT}  # noqa: RUF012
@@ -30,7 +30,7 @@ class StatusSchema(Schema):
 
 
 class RateCreateSchema(Schema):
-    """The body of `POST …/instrument-rates`; its value is amount × 10^-scale (contract §4)."""
+    """The body of `POST …/instrument-rates`; its value is amount × 10^-scale."""
 
     baseInstrumentCode = instrument_code(required=True)
     counterInstrumentCode = instrument_code(required=True)
@@ -65,7 +65,7 @@ def check_rate(document: object) -> None:
 def check_rate_patch(document: object) -> None:
     """Raises Violations unless `document`, a parsed JSON value, may change a rate.
 
-    `id`, `organizationId`, `ledgerId` and the three dates are unexpected (contract §4).
+    `id`, `organizationId`, `ledgerId` and the three dates are unexpected.
     """
     load(_PATCH, document)
 
@@ -92,7 +92,7 @@ class RateSchema(Schema):
 
 
 class RateErrorSchema(Schema):
-    """An error on a rates route: Midaz's form, and who says so in which request (contract §5)."""
+    """An error on a rates route: Midaz's form, and who says so in which request."""
 
     code = fields.String(required=True, metadata={"example": "0047"})
     title = fields.String(required=True)

@@ -121,3 +121,9 @@ def written(*others: Call, gone: bool = False) -> History:
 def registered(*others: Call) -> History:
     """The rows w1 and w2, one after the other, and other calls."""
     return history(action(1, 1, 2), action(2, 3, 4), *others, held=[row(2), row(1)])
+
+
+# What several histories tell of.
+lost = action(1, 1, 2, **UNKNOWN)
+other_rate = create(2, 1, 2, asked={"rate": "S"}, answer=rate("S", 2))
+lost_delete = delete(3, 3, 4, None)

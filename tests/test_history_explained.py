@@ -19,6 +19,9 @@ from tests.history_told import (
     history,
     lists,
     lists_rates,
+    lost,
+    lost_delete,
+    other_rate,
     patch,
     rate,
     reads,
@@ -28,13 +31,10 @@ from tests.history_told import (
     written,
 )
 
-lost = action(1, 1, 2, **UNKNOWN)
 repeat = action(1, 3, 4)
 cut = action(1, 1, 2, None)
 lost_patch = patch(2, 3, 4, **UNKNOWN)
 lost_create = create(1, 1, 2, **UNKNOWN)
-other_rate = create(2, 1, 2, asked={"rate": "S"}, answer=rate("S", 2))
-lost_delete = delete(3, 3, 4, None)
 
 EXPLAINED = {
     "nothing": history(),

@@ -168,9 +168,6 @@ def closes_broken_lists(patch: pytest.MonkeyPatch) -> None:
     patch.setattr("gateway.walk.pages", pages)
 
 
-WRITER = {"action": 20, "create": 15, "patch": 10, "delete": 25, "rate": 5, "rates": 5}
-
-
 @pytest.mark.parametrize(
     ("plant", "appetite", "rule"),
     [

@@ -19,6 +19,9 @@ from tests.history_told import (
     history,
     lists,
     lists_rates,
+    lost,
+    lost_delete,
+    other_rate,
     patch,
     rate,
     reads,
@@ -28,9 +31,6 @@ from tests.history_told import (
     written,
 )
 
-lost = action(1, 1, 2, **UNKNOWN)
-other_rate = create(2, 1, 2, asked={"rate": "S"}, answer=rate("S", 2))
-lost_delete = delete(3, 3, 4, None)
 broken = action(1, 1, 2, 502, answer=failed("LEDGER_BROKEN"))
 bad_row = action(1, 1, 2, 409)
 early = action(1, 1, 2, **NOT_SENT)

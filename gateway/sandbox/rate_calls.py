@@ -1,6 +1,5 @@
 """The five calls of the rates API over the store."""
 
-import re
 from collections.abc import Callable
 from typing import Any
 
@@ -21,6 +20,7 @@ from gateway.sandbox.wire import (
     stamp_of,
     write_once,
 )
+from schemas.fields import UUID
 from schemas.queries import Filters, no_query, rate_filters
 from schemas.rates import check_rate, check_rate_patch
 from schemas.violations import Violations
@@ -28,7 +28,6 @@ from schemas.violations import Violations
 _PATH = "/v1/organizations/{organization_id:[^/]+}/ledgers/{ledger_id:[^/]+}/instrument-rates"
 # A parameter without a pattern would not match braces, and be 404 instead of 400.
 _BY_ID = _PATH + "/{id:[^/]+}"
-_UUID = re.compile(r"[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}")
 
 
 async def create_rate(request: web.Request) -> web.Response:
@@ -90,7 +89,7 @@ def _owner(request: web.Request) -> tuple[str, str]:
 
 
 def _uuid(request: web.Request, position: int) -> str:
-    return segment(request, position, _UUID).lower()
+    return segment(request, position, UUID).lower()
 
 
 def _check_rate(check: Callable[[object], None], document: Any) -> None:

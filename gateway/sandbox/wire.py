@@ -34,6 +34,7 @@ from gateway.sandbox.idempotency import Answer, Journal, Scope, once
 from gateway.sandbox.pages import LedgerRows
 from gateway.sandbox.store import Stamp, Store
 from schemas import strict_json
+from schemas.fields import IDEMPOTENCY_KEY
 from schemas.queries import Pairs, parse_query
 from schemas.violations import Violations
 
@@ -43,7 +44,6 @@ _log = logging.getLogger(__name__)
 # A target in absolute form starts with the scheme and host.
 _TARGET = re.compile(r"(?:[a-zA-Z]+://[^/?#]*)?([^?#]*)(?:\?([^#]*))?")
 _REQUEST_ID = re.compile(r"[A-Za-z0-9._-]{1,128}")
-_IDEMPOTENCY_KEY = re.compile(r"[!-~]{1,255}")
 _BEARER = re.compile(r"bearer +(.+)", re.IGNORECASE)
 
 
@@ -125,7 +125,7 @@ def idempotency_scope(request: web.Request) -> Scope | None:
     keys = request.headers.getall("Idempotency-Key", [])
     if not keys:
         return None
-    if len(keys) > 1 or not _IDEMPOTENCY_KEY.fullmatch(keys[0]):
+    if len(keys) > 1 or not IDEMPOTENCY_KEY.fullmatch(keys[0]):
         raise InvalidIdempotencyKey("Idempotency-Key must be 1 to 255 visible ASCII characters.")
     # Ids in paths are the same in either case.
     path = request.path.lower()
