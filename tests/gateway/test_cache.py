@@ -368,6 +368,21 @@ async def test_a_read_after_a_write_does_not_join_one_from_before_it(world: Worl
     assert await world.read(b"newer") in (b"new", b"newer")
 
 
+async def test_a_read_from_before_a_write_does_not_drive_out_what_came_after_it(
+    world: World,
+) -> None:
+    early = await world.begin_read()
+    write = await world.begin_write()
+    world.client.answer(1, b"", 201)
+    await write
+    assert await world.read(b"new") == b"new"
+    world.client.answer(0, b"old")
+    assert await got(early) == b"old"
+    asked = len(world.client.calls)
+    assert await world.read(b"newer") == b"new"
+    assert len(world.client.calls) == asked
+
+
 async def test_a_read_after_a_write_does_not_join_one_from_during_it(world: World) -> None:
     write = await world.begin_write()
     during = await world.begin_read()

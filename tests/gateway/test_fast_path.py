@@ -15,9 +15,11 @@ from aiohttp import web
 from structlog.testing import capture_logs
 
 from gateway import fast_path
+from gateway.config import Secret
 from gateway.connections import Connection
 from gateway.exchange import Answer, Ask
 from gateway.fast_path import FAST_PATH
+from gateway.keys import load_keys
 from gateway.walk import Walk
 from tests.conftest import ADMIN, RATES, SERVICE, MakeClient, caller, token
 from tests.fakes import FakeLedger
@@ -329,13 +331,23 @@ async def _other_keys(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     client.gateway.api[FAST_PATH]._authenticator._memo.clear()
 
 
+async def _rotated(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
+    authenticator = client.gateway.api[FAST_PATH]._authenticator
+    other = load_keys(["HS256"], Secret("another secret, and long enough for HS256"), None)
+    monkeypatch.setattr(authenticator._keyring, "_configured", other)
+    authenticator._memo.clear()
+
+
 async def _limited(client: Client, monkeypatch: pytest.MonkeyPatch) -> None:
     limit = client.gateway.api[FAST_PATH]._rate_limit
     monkeypatch.setattr(limit, "_rate", 0.001)
     limit.take("alice", client.gateway.api[FAST_PATH]._now())
 
 
-@pytest.mark.parametrize(("end", "wanted"), [(_expires, 401), (_other_keys, 503), (_limited, 429)])
+@pytest.mark.parametrize(
+    ("end", "wanted"),
+    [(_expires, 401), (_other_keys, 503), (_rotated, 401), (_limited, 429)],
+)
 @pytest.mark.parametrize("more", [{}, {"traceparent": "1"}], ids=["head", "message"])
 async def test_a_caller_is_refused_as_soon_as_the_walk_would_refuse(
     client: Client, monkeypatch: pytest.MonkeyPatch, end: End, wanted: int, more: dict[str, str]

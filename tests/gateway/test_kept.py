@@ -6,8 +6,10 @@ import weakref
 import pytest
 
 from gateway.calls import LedgerReply
+from gateway.exchange import Trace
 from gateway.freshness import Lifetime
 from gateway.kept import Found, Kept, Outcome, Reading, cache_status_of_hit, worst
+from gateway.representations import Representation
 
 READING: Reading[bytes] = Reading(LedgerReply(200, b""), b"", 0)
 
@@ -100,3 +102,22 @@ def test_an_entry_that_the_cache_lets_go_is_gone_at_once() -> None:
         assert reference() is None
     finally:
         gc.enable()
+
+
+def test_views_are_kept_as_long_as_there_is_room_for_them() -> None:
+    reading: Reading[bytes] = Reading(LedgerReply(200, b""), b"", 5000, room=2000)
+    one = Kept(reading, "ledger", 7, 0.0, Lifetime(10.0))
+    for name in range(5):
+        one.remember(name, Representation(b"x" * 900, 0, '"tag"'))
+    assert list(one.views) == [0, 1]
+    one.remember("small", Representation(b"x" * 200, 0, '"tag"'))
+    assert list(one.views) == [0, 1, "small"]
+
+
+def test_when_its_head_is_ready_a_request_lets_go_of_replies_and_takes_no_more() -> None:
+    trace = Trace("r-1", 0.0)
+    trace.heed(found(Outcome.HIT))
+    assert trace.found is not None
+    trace.release()
+    trace.heed(found(Outcome.MISS))
+    assert (trace.found, trace.cache) == (None, "hit")

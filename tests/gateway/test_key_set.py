@@ -114,10 +114,14 @@ async def test_without_an_id_only_a_key_that_is_alone_will_do(
     assert bench.keys.find("RS256", None) == found
 
 
-FAULTS = [LedgerUnreachable(""), LedgerTimeout(""), LedgerBroken(""), ValueError("no set"), {}]
+FAULTS = [
+    *(LedgerUnreachable(""), LedgerTimeout(""), LedgerBroken("")),
+    *(ValueError("no set"), {}, TypeError("a bug")),
+]
+FAULT_IDS = ["away", "late", "broken", "no set", "empty", "a bug"]
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["away", "late", "broken", "no set", "empty"])
+@pytest.mark.parametrize("fault", FAULTS, ids=FAULT_IDS)
 async def test_a_fetch_that_fails_keeps_the_last_good_keys(fault: Step) -> None:
     bench = Bench(ONE, fault, TWO)
     assert await bench.keys.load()
@@ -132,7 +136,7 @@ async def test_a_fetch_that_fails_keeps_the_last_good_keys(fault: Step) -> None:
     assert bench.keys.find("RS256", "two") == b"key two"
 
 
-@pytest.mark.parametrize("fault", FAULTS, ids=["away", "late", "broken", "no set", "empty"])
+@pytest.mark.parametrize("fault", FAULTS, ids=FAULT_IDS)
 async def test_a_first_fetch_that_fails_leaves_it_not_ready(fault: Step) -> None:
     bench = Bench(fault)
     assert not await bench.keys.load()
