@@ -21,12 +21,14 @@ from gateway.errors import GatewayError, LedgerBroken
 from gateway.freshness import NO_WISHES, Lifetime, Use, Wishes, allowed, use_of
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger
-from gateway.kept import Found, Kept, Outcome, Reading
-from gateway.rows import UnreadableBody
+from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, shared
+from gateway.rows import UnreadableBody, rows_in
 
-# What an entry costs beside its body, and each row of it, in bytes.
+# What an entry costs beside its body, and each row of it; and what is added to the room for views
+# for each row, where each has another owner. In bytes.
 _OVERHEAD = 1024
-_ROW_OVERHEAD = 160
+_ROW_OVERHEAD = 80
+_ROW_ROOM = 160
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
 Parse = Callable[[bytes], Awaitable[Any]]
@@ -204,7 +206,7 @@ class CachedLedger:
     async def _fetched(self, fetch: "_Fetch") -> tuple[Reading[Any], Kept | None]:
         begun = self._now()
         reading = await _reading(await self._ledger.send(fetch.call), fetch.parse)
-        lifetime = allowed(fetch.lifetime, reading.reply.cache_control)
+        lifetime = shared(allowed(fetch.lifetime, reading.reply.cache_control))
         # Overtaken by a fresh one, or by a write, it may be older than what is known.
         latest = self._flights.get(fetch.name) is asyncio.current_task()
         latest = latest and self._generations.of(fetch.tag) == fetch.generation
@@ -229,7 +231,7 @@ class _Fetch:
 
     @property
     def key(self) -> Key:
-        return self.call.path, self.call.query
+        return self.call.path, shared(self.call.query)
 
     @property
     def name(self) -> tuple[Key, int]:
@@ -244,8 +246,8 @@ async def _reading(reply: LedgerReply, parse: Parse) -> Reading[Any]:
         value = await parse(reply.body)
     except UnreadableBody as error:
         raise LedgerBroken("The ledger's answer cannot be read.") from error
-    rows = reply.body.count(b'"username"')
-    # As much for the views that are made of it as two whole bodies take.
-    room = 2 * len(reply.body)
+    rows = rows_in(value)
+    # As much for the views that are made of it as two whole bodies take, or one view for each row.
+    room = 2 * (len(reply.body) + VIEW_OVERHEAD) + rows * _ROW_ROOM
     size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + room
     return Reading(replace(reply, body=b""), value, size, room)

@@ -2,14 +2,18 @@
 
 from dataclasses import dataclass, field
 from enum import StrEnum
+from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
 from gateway.calls import LedgerReply
 from gateway.freshness import Lifetime
 from gateway.representations import Representation
 
+T = TypeVar("T")
 V = TypeVar("V")
 _NAME = "ledger-gateway"
+# What a view costs beside its body, in bytes.
+VIEW_OVERHEAD = 256
 
 
 class Outcome(StrEnum):
@@ -51,8 +55,9 @@ class Kept:
 
     def remember(self, name: Any, view: Representation) -> None:
         """Keeps a view, if there is room for it."""
-        if sum(len(one.body) for one in self.views.values()) + len(view.body) <= self.reading.room:
-            self.views[name] = view
+        taken = sum(len(one.body) + VIEW_OVERHEAD for one in self.views.values())
+        if taken + len(view.body) + VIEW_OVERHEAD <= self.reading.room:
+            self.views[shared(name)] = view
 
 
 @dataclass(frozen=True, slots=True)
@@ -77,6 +82,12 @@ class Found(Generic[V]):
         if self.outcome is Outcome.STALE:
             return f"{_NAME}; fwd=stale; ttl={left}; detail=stale-if-error"
         return f"{_NAME}; fwd={self.forwarded}" + ("; stored" if self.kept is not None else "")
+
+
+@lru_cache(maxsize=1024)
+def shared(value: T) -> T:
+    """The same for all that are equal: many entries have it, and need only one of it."""
+    return value
 
 
 def cache_status_of_hit(left: int) -> str:

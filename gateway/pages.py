@@ -7,12 +7,13 @@ follow) is computed from the rows that the caller may see.
 import base64
 import hashlib
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator
 from dataclasses import dataclass
+from itertools import islice
 
 from gateway.cursors import Position
 from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
-from gateway.rows import Row, identity
+from gateway.rows import Rows, identity
 
 
 @dataclass(frozen=True, slots=True)
@@ -20,7 +21,7 @@ class Page:
     """The visible rows of a page, the cursor that fetched it and the one that fetches the next."""
 
     cursor: str | None
-    rows: list[Row]
+    rows: Rows | list[bytes]
     next_cursor: str | None
 
 
@@ -70,7 +71,7 @@ async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Pag
     """The same rows in pages of `size` of them: where the ledger cut its own, with other people's
     rows between, must not show. The last page, and no other, has no next cursor.
     """
-    rows: list[Row] = []
+    rows: list[bytes] = []
     async for page in source:
         rows += page.rows
         while len(rows) > size:
@@ -81,17 +82,17 @@ async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Pag
 
 async def limited(
     source: AsyncIterator[Page], limit: int, start: Position, *, mixed: bool
-) -> tuple[list[Row], Position | None]:
+) -> tuple[list[bytes], Position | None]:
     """At most `limit` visible rows from `start`, and where more follow, if they do.
 
     In a list that is `mixed` the ledger's cursors would tell of other people's rows: positions are
     then marks of rows that the caller may see, looked for from the beginning.
     """
-    found: list[Row] = []
+    found: list[bytes] = []
     after = start.after
     async for page in source:
         rows, after = _beyond(page.rows, after)
-        found += rows
+        found += islice(rows, limit + 1 - len(found))
         if len(found) > limit:
             return found[:limit], Position(None if mixed else page.cursor, mark(found[limit - 1]))
         if len(found) == limit and not mixed:
@@ -101,17 +102,15 @@ async def limited(
     return found, None
 
 
-def mark(row: Row) -> str:
+def mark(row: bytes) -> str:
     """What a cursor remembers of a row: a digest of its id, or of all of it if it has none."""
     digest = hashlib.sha256(identity(row)).digest()[:15]
     return base64.urlsafe_b64encode(digest).decode()
 
 
-def _beyond(rows: list[Row], after: str | None) -> tuple[list[Row], str | None]:
+def _beyond(rows: Iterable[bytes], after: str | None) -> tuple[Iterator[bytes], str | None]:
     """The rows behind the marked one; none, and the mark again, if it is not among them."""
-    if after is None:
-        return rows, None
-    for index, row in enumerate(rows):
-        if mark(row) == after:
-            return rows[index + 1 :], None
-    return [], after
+    left = iter(rows)
+    if after is None or any(mark(row) == after for row in left):
+        return left, None
+    return left, after

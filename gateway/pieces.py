@@ -6,48 +6,48 @@ so nothing within a row can pass for it.
 """
 
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import TypeVar
 
 import msgspec
 
 # How much is read at a time, in bytes: less than a millisecond's worth.
-PIECE = 1 << 17
+PIECE = 1 << 18
 _SPACE = b" \t\r\n"
 _OPENING = re.compile(
     rb'[ \t\r\n]*(\{[ \t\r\n]*"api_message"[ \t\r\n]*:[ \t\r\n]*"[ !#-\[\]-~]*"[ \t\r\n]*,'
     rb'[ \t\r\n]*"api_data"[ \t\r\n]*:[ \t\r\n]*)?\['
 )
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*(,)[ \t\r\n]*\{")
-_array = msgspec.json.Decoder(list[msgspec.Raw])
+T = TypeVar("T")
 
 
 class Uncut(ValueError):
     """The text cannot be cut; read as a whole it may still be what it should be."""
 
 
-def pieces(text: bytes) -> Iterator[tuple[bytes, list[msgspec.Raw]]]:
-    """Arrays that together hold the rows of a list, bare or enveloped, and their rows as text.
+def pieces(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
+    """Arrays that together hold the rows of a list, bare or enveloped, each as it was read.
 
-    Raises `Uncut`, also in the end.
+    `read` raises what msgspec's decoders do for what is no array. Raises `Uncut`, also in the end.
     """
     start, end = _bounds(text)
     while True:
-        piece, raws, cut = _piece(text, start, end)
-        yield piece, raws
+        piece, cut = _piece(text, start, end, read)
+        yield piece
         if cut == end:
             return
         start = cut + 1
 
 
-def _piece(text: bytes, start: int, end: int) -> tuple[bytes, list[msgspec.Raw], int]:
-    """The next array, its rows, and where it ends: at a comma, or at the end of all."""
+def _piece(text: bytes, start: int, end: int, read: Callable[[bytes], T]) -> tuple[T, int]:
+    """The next array, and where it ends: at a comma, or at the end of all."""
     size = PIECE
     while True:
         found = _BETWEEN.search(text, start + size, end)
         cut = found.start(1) if found is not None else end
-        piece = b"[%b]" % text[start:cut]
         try:
-            return piece, _array.decode(piece), cut
+            return read(b"".join((b"[", memoryview(text)[start:cut], b"]"))), cut
         except (msgspec.DecodeError, RecursionError) as error:
             if cut == end:
                 raise Uncut("not a list of rows") from error

@@ -45,22 +45,25 @@ class Representation:
         self.body = body
         self.dropped = dropped
         self.etag = etag
-        self._coded: dict[str, bytes] = {}
+        self._coded: dict[str, bytes] | None = None
 
     async def coded(self, coding: str) -> bytes:
         """The bytes in a content coding; as they are if that is not shorter."""
         if coding == "identity":
             return self.body
-        if coding not in self._coded:
+        if self._coded is None:
+            self._coded = {}
+        known = self._coded
+        if coding not in known:
             code = _CODERS[coding]
             large = len(self.body) >= _LARGE
             shorter = await asyncio.to_thread(code, self.body) if large else code(self.body)
-            self._coded[coding] = shorter if len(shorter) < len(self.body) else b""
-        return self._coded[coding] or self.body
+            known[coding] = shorter if len(shorter) < len(self.body) else b""
+        return known[coding] or self.body
 
     def known(self, coding: str) -> bytes:
         """The bytes in a coding that was chosen before."""
-        return self._coded.get(coding) or self.body
+        return (self._coded or {}).get(coding) or self.body
 
     async def chosen(self, accepted: Sequence[str]) -> tuple[str, bytes]:
         """The coding for a caller's `Accept-Encoding` headers, and the bytes in it."""

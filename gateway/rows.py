@@ -1,25 +1,30 @@
 """Slices rows out of a ledger body without touching their bytes.
 
-A row leaves as the bytes it came in; taking a hidden member out is
-the one edit. `msgspec.Raw` checks the grammar of what it skips, but neither UTF-8 nor the length of
-numbers, so both are checked here: no body that a strict reader refuses is passed on.
+A row leaves as the bytes it came in; taking a hidden member out is the one edit. Rows are read
+once, for whose they are, and cut out of their text for those who see them. msgspec checks the
+grammar of what it skips, but neither UTF-8 nor the length of numbers, so both are checked here: no
+body that a strict reader refuses is passed on.
 """
 
 import asyncio
 import re
-from collections import defaultdict
-from collections.abc import Iterable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
 import msgspec
 
 from gateway.authz import View
-from gateway.members import STRING, members, name_of, without
+from gateway.batches import Batch
+from gateway.members import STRING, members, without
 from gateway.pieces import PIECE, Uncut, pieces
 
-# Readers commonly refuse longer numbers (CPython: 4300 digits); no row this short can hold one.
+# Readers commonly refuse longer numbers (CPython: 4300 digits).
 MAX_NUMBER = 1000
+# Of a longer one so many bytes in a row are seen by a look at every 47th; being prime, this finds
+# no pattern in rows of one length.
+_STEP = 47
+_SEEN = b"1" * ((MAX_NUMBER + 1) // _STEP)
+_NUMERIC = bytes(b"1"[0] if char in b"-+.eE0123456789" else 0 for char in range(256))
 
 T = TypeVar("T")
 
@@ -32,41 +37,58 @@ class UnreadableBody(ValueError):
     """The body is not the rows, object or array it should be."""
 
 
-class Row(msgspec.Struct, frozen=True, gc=False):
-    """One row: the ledger's own bytes, and whose it is (None: not said, or said twice)."""
+class Rows:
+    """The rows of a reply that a view may see, in their order. How many they are is known; they are
+    cut out, batch by batch, each time that they are asked for.
+    """
 
-    raw: bytes
-    owner: str | None
+    __slots__ = ("_batches", "_count", "_view")
+
+    def __init__(self, batches: tuple[Batch, ...], view: View) -> None:
+        self._batches = batches
+        self._view = view
+        self._count = sum(batch.count(view) for batch in batches)
+
+    def __len__(self) -> int:
+        return self._count
+
+    def __iter__(self) -> Iterator[bytes]:
+        for batch in self.batches():
+            yield from batch
+
+    def batches(self) -> Iterator[list[bytes]]:
+        """So many at a time as can be cut out in less than a millisecond."""
+        return (batch.rows(self._view) for batch in self._batches)
 
 
-@dataclass(slots=True)
-class RowIndex:
-    """The rows of a reply in their order, and the same by owner."""
+_EVERYTHING = View(owner=None, hidden=frozenset(), ambiguous=True)
 
-    rows: list[Row] = field(default_factory=list)
-    by_owner: defaultdict[str | None, list[Row]] = field(default_factory=lambda: defaultdict(list))
 
-    def add(self, found: Iterable[Row]) -> None:
-        """Puts rows behind those that are there."""
-        for row in found:
-            self.rows.append(row)
-            self.by_owner[row.owner].append(row)
+class RowIndex(msgspec.Struct, frozen=True, gc=False):
+    """The rows of a reply."""
 
-    def seen(self, view: View) -> list[Row]:
-        """The rows that a view may see."""
-        if view.owner is not None:
-            return self.by_owner.get(view.owner, [])
-        if view.ambiguous or None not in self.by_owner:
-            return self.rows
-        return [row for row in self.rows if row.owner is not None]
+    batches: tuple[Batch, ...] = ()
+
+    @property
+    def rows(self) -> Rows:
+        """All of them."""
+        return self.seen(_EVERYTHING)
+
+    def seen(self, view: View) -> Rows:
+        """Those that a view may see."""
+        return Rows(self.batches, view)
+
+
+class _Said:
+    """Stands where a user's name was read."""
+
+
+class _Owned(msgspec.Struct, gc=False):
+    username: _Said
 
 
 class _Envelope(msgspec.Struct):
     api_data: msgspec.Raw
-
-
-class _Owned(msgspec.Struct):
-    username: str
 
 
 class _Identified(msgspec.Struct):
@@ -86,8 +108,20 @@ class _Rate(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(_Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
-_owned = msgspec.json.Decoder(_Owned)
-_all_owned = msgspec.json.Decoder(list[_Owned])
+# The names that a decoder came upon: a name that is said twice is here twice.
+_names: list[str] = []
+_SAID = _Said()
+
+
+def _note(_kind: type, name: object) -> _Said:
+    if type(name) is not str:
+        raise TypeError("not a name")
+    _names.append(name)
+    return _SAID
+
+
+_owned = msgspec.json.Decoder(_Owned, dec_hook=_note)
+_all_owned = msgspec.json.Decoder(list[_Owned], dec_hook=_note)
 _identified = msgspec.json.Decoder(_Identified)
 _rate = msgspec.json.Decoder(_Rate)
 _rates = msgspec.json.Decoder(list[_Rate])
@@ -98,30 +132,15 @@ async def read_rows(body: bytes) -> RowIndex:
 
     Others get their turn in between, however many rows there are.
     """
-    index = RowIndex()
+    batches = []
     try:
-        for piece, raws in pieces(body):
-            index.add(_batch(piece, raws))
+        for batch in pieces(body, _batch):
+            batches.append(batch)
             if len(body) > PIECE:
                 await asyncio.sleep(0)
     except Uncut:
-        index = RowIndex()
-        index.add(_rows(_payload(body, bare=b"[")))
-    return index
-
-
-def _batch(array: bytes, raws: list[msgspec.Raw]) -> list[Row]:
-    """The rows of an array. Where nothing is ambiguous, their owners are read at one go."""
-    array = _checked_text(array)
-    if b"\\" in array or array.count(b'"username"') != len(raws):
-        return [_row(bytes(raw)) for raw in raws]
-    try:
-        owned = _all_owned.decode(array)
-    except msgspec.ValidationError:
-        return [_row(bytes(raw)) for raw in raws]
-    if len(array) > MAX_NUMBER and max(map(len, raws)) > MAX_NUMBER:
-        _check_numbers(array)
-    return [Row(bytes(raw), one.username) for raw, one in zip(raws, owned, strict=True)]
+        return _index(_payload(body, bare=b"["))
+    return RowIndex(tuple(batches))
 
 
 def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
@@ -134,9 +153,7 @@ def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
         raise UnreadableBody("not an object of arrays")
     groups = []
     for key, _, value, end in members(payload):
-        index = RowIndex()
-        index.add(_rows(payload[value:end].strip()))
-        groups.append((key, index))
+        groups.append((key, _index(payload[value:end].strip())))
     return groups
 
 
@@ -146,11 +163,9 @@ def read_row(body: bytes) -> bytes:
     Raises `UnreadableBody`.
     """
     payload = _payload(body, bare=b"[")
-    if payload.startswith(b"["):
-        if len(_rows(payload)) != 1:
-            raise UnreadableBody("not one row")
-    else:
-        _row(payload)
+    array = payload if payload.startswith(b"[") else b"[%b]" % payload
+    if len(_index(array).rows) != 1:
+        raise UnreadableBody("not one row")
     return payload
 
 
@@ -168,23 +183,30 @@ def read_rates(body: bytes) -> bytes:
     return text
 
 
-def shown(rows: list[Row], hidden: frozenset[str]) -> list[bytes]:
-    """The bytes of the rows, each without its hidden fields."""
-    return [without(row.raw, hidden) for row in rows] if hidden else [row.raw for row in rows]
+def rows_in(value: object) -> int:
+    """How many rows there are in what was read of a reply, rows or groups of them."""
+    if isinstance(value, RowIndex):
+        return len(value.rows)
+    return sum(map(rows_in, value)) if isinstance(value, list | tuple) else 0
 
 
-def identity(row: Row) -> bytes:
+def shown(rows: Iterable[bytes], hidden: frozenset[str]) -> Iterable[bytes]:
+    """The rows, each without its hidden fields."""
+    return [without(row, hidden) for row in rows] if hidden else rows
+
+
+def identity(row: bytes) -> bytes:
     """What tells the row from others: its `id` as the ledger wrote it, or all of it without one."""
     try:
-        return bytes(_identified.decode(row.raw).id)
+        return bytes(_identified.decode(row).id)
     except msgspec.ValidationError:
-        return row.raw
+        return row
 
 
 def _value(body: bytes, kind: msgspec.json.Decoder[T]) -> tuple[bytes, T]:
     """A JSON text, and what a decoder reads in it."""
     text = _checked_text(body)
-    value = _decode(kind, text)
+    value = _decoded(kind.decode, text)
     _check_numbers(text)
     return text, value
 
@@ -197,27 +219,36 @@ def _check_rates(rates: list[_Rate]) -> None:
             raise UnreadableBody("something else in a rate's place")
 
 
-def _rows(array: bytes) -> list[Row]:
-    return [_row(bytes(raw)) for raw in _decode(_array, array)]
+def _index(array: bytes) -> RowIndex:
+    return RowIndex((_decoded(_batch, array),))
 
 
-def _row(raw: bytes) -> Row:
-    if not raw.startswith(b"{"):
-        raise UnreadableBody("a row is not an object")
-    if len(raw) > MAX_NUMBER:
-        _check_numbers(raw)
-    return Row(raw, _owner(raw))
-
-
-def _owner(raw: bytes) -> str | None:
-    """The row's one `username`; a row with an escape or a second mention needs a closer look."""
+def _batch(array: bytes) -> Batch:
+    """The rows of an array. Raises `UnreadableBody`, and what decoders raise for what is none."""
+    _check_utf8(array)
+    _names.clear()
     try:
-        owner = _owned.decode(raw).username
+        said_once = len(_all_owned.decode(array)) == len(_names)
+    except msgspec.ValidationError:
+        said_once = False
+    rows = [] if said_once else _array.decode(array)
+    owners = tuple(_names) if said_once else tuple(_owner(bytes(row)) for row in rows)
+    _check_numbers(array)
+    if owners and owners.count(owners[0]) == len(owners):
+        # One name for all rows, instead of one for each.
+        owners = owners[:1] * len(owners)
+    return Batch(array, owners)
+
+
+def _owner(row: bytes) -> str | None:
+    if not row.startswith(b"{"):
+        raise UnreadableBody("a row is not an object")
+    _names.clear()
+    try:
+        _owned.decode(row)
     except msgspec.ValidationError:
         return None
-    if raw.count(b'"username"') == 1 and b"\\" not in raw:
-        return owner
-    return owner if [name_of(key) for key, *_ in members(raw)].count("username") == 1 else None
+    return _names[0] if len(_names) == 1 else None
 
 
 def _payload(body: bytes, bare: bytes | None = None) -> bytes:
@@ -225,25 +256,30 @@ def _payload(body: bytes, bare: bytes | None = None) -> bytes:
     text = _checked_text(body)
     if bare is not None and text.startswith(bare):
         return text
-    return bytes(_decode(_envelope, text).api_data)
+    return bytes(_decoded(_envelope.decode, text).api_data)
 
 
 def _checked_text(body: bytes) -> bytes:
-    try:
-        if not body.isascii():
-            body.decode()
-    except UnicodeDecodeError as error:
-        raise UnreadableBody("not UTF-8") from error
+    _check_utf8(body)
     return body.strip(b" \t\r\n")
 
 
+def _check_utf8(text: bytes) -> None:
+    try:
+        if not text.isascii():
+            text.decode()
+    except UnicodeDecodeError as error:
+        raise UnreadableBody("not UTF-8") from error
+
+
 def _check_numbers(text: bytes) -> None:
-    if _long_number.search(_strings.sub(b"", text)):
+    suspicious = _SEEN in text[::_STEP].translate(_NUMERIC)
+    if suspicious and _long_number.search(_strings.sub(b"", text)):
         raise UnreadableBody("a number is too long")
 
 
-def _decode(decoder: msgspec.json.Decoder[T], text: bytes) -> T:
+def _decoded(decode: Callable[[bytes], T], text: bytes) -> T:
     try:
-        return decoder.decode(text)
+        return decode(text)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError) as error:
         raise UnreadableBody("not the JSON it should be") from error

@@ -2,7 +2,8 @@
 ledger's own bytes. Pure; no I/O.
 """
 
-from collections.abc import AsyncIterator, Awaitable, Callable
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
 from typing import Any
 
 from gateway import rows
@@ -32,19 +33,23 @@ READERS: dict[Reply, Callable[[bytes], Awaitable[Any]]] = {
 }
 
 
-def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]:
-    """The body of an answer from a whole reply, and how many of its rows are not in it."""
+async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]:
+    """The body of an answer from a whole reply, and how many of its rows are not in it.
+
+    Others get their turn in between, however many rows there are.
+    """
     if endpoint.reply is Reply.ROWS:
         seen = value.seen(view)
-        return of_rows(endpoint, seen, view), len(value.rows) - len(seen)
+        body = _in_brackets(endpoint, await _in_turns(seen, view))
+        return body, len(value.rows) - len(seen)
     if endpoint.reply is Reply.GROUPS:
         return _of_groups(endpoint, value, view)
     return value, 0
 
 
-def of_rows(endpoint: Endpoint, seen: list[rows.Row], view: View) -> bytes:
+def of_rows(endpoint: Endpoint, seen: Iterable[bytes], view: View) -> bytes:
     """The body of an answer that is a list."""
-    return enveloped(endpoint, b"[" + _joined(seen, view) + b"]")
+    return _in_brackets(endpoint, [_joined(seen, view)])
 
 
 def written(endpoint: Endpoint, body: bytes) -> bytes:
@@ -64,17 +69,17 @@ def enveloped(endpoint: Endpoint, data: bytes) -> bytes:
 
 
 async def stream(
-    endpoint: Endpoint, view: View, first: list[rows.Row], source: AsyncIterator[Page]
+    endpoint: Endpoint, view: View, first: Iterable[bytes], source: AsyncIterator[Page]
 ) -> AsyncIterator[bytes]:
     """The envelope around all rows; it is closed only when the last page has come."""
-    opening, closing = enveloped(endpoint, b"[]").split(b"]", 1)
+    opening, closing = _brackets(endpoint)
     yield opening + _joined(first, view)
     del first  # at most one page is held
     async for page in source:
         chunk = _joined(page.rows, view)
         if chunk:
             yield b"," + chunk
-    yield b"]" + closing
+    yield closing
 
 
 def _of_groups(
@@ -90,5 +95,32 @@ def _of_groups(
     return enveloped(endpoint, b"{" + b",".join(kept) + b"}"), dropped
 
 
-def _joined(seen: list[rows.Row], view: View) -> bytes:
+async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
+    """The rows, those of a batch as one text."""
+    texts: list[bytes] = []
+    for batch in seen.batches():
+        if texts:
+            await asyncio.sleep(0)
+        if batch:
+            texts.append(_joined(batch, view))
+    return texts
+
+
+def _in_brackets(endpoint: Endpoint, texts: list[bytes]) -> bytes:
+    opening, closing = _brackets(endpoint)
+    if not texts:
+        return opening + closing
+    # A long list is copied once.
+    texts[0] = opening + texts[0]
+    texts[-1] += closing
+    return b",".join(texts)
+
+
+def _brackets(endpoint: Endpoint) -> tuple[bytes, bytes]:
+    """What stands before and behind the rows."""
+    opening, closing = enveloped(endpoint, b"[]").split(b"]", 1)
+    return opening, b"]" + closing
+
+
+def _joined(seen: Iterable[bytes], view: View) -> bytes:
     return b",".join(rows.shown(seen, view.hidden))

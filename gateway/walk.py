@@ -204,7 +204,7 @@ async def _whole(
         if visit.mixed and not value.seen(visit.view):
             visit.ask.trace.rows_dropped += len(value.rows)
             raise _not_yours()
-        body, dropped = views.shown(endpoint, value, visit.view)
+        body, dropped = await views.shown(endpoint, value, visit.view)
         representation = await represent(body, dropped)
         if kept is not None:
             kept.remember(name, representation)
@@ -214,7 +214,7 @@ async def _whole(
 
 async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
     """All visible rows: in chunks, or at once where they are on the last page or on none."""
-    seen: list[rows.Row] = []
+    seen: rows.Rows | list[bytes] = []
     async for page in source:
         seen = page.rows
         if seen and page.next_cursor is not None:

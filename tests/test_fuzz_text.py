@@ -23,7 +23,7 @@ from yarl import URL
 
 from gateway.app import create_app, shared
 from gateway.authz import View
-from gateway.rows import Row, RowIndex, UnreadableBody, shown
+from gateway.rows import RowIndex, UnreadableBody, read_groups, shown
 from schemas import strict_json
 from schemas.queries import list_query, parse_query, rate_filters
 from schemas.violations import Violations
@@ -34,9 +34,8 @@ from tests.gateway.test_rows import (
     SPACE,
     array_text,
     enveloped,
-    read_groups,
-    read_rows,
     row_text,
+    turns_of,
 )
 
 bounded = settings(max_examples=500, deadline=None, derandomize=True, database=None)
@@ -159,16 +158,14 @@ def strictly(text: bytes) -> Any:
     return json.loads(text.decode(), object_pairs_hook=tuple, parse_constant=constant)
 
 
-def assert_only_alices(body: bytes, rows: list[Row]) -> None:
+def assert_only_alices(body: bytes, index: RowIndex) -> None:
     """Rows are the body's own bytes, one after the other; what alice is shown of them is JSON,
     each row with one owner, who is alice, and without a hidden field.
     """
     end = 0
-    for row in rows:
-        end = body.index(row.raw, end) + len(row.raw)
-    index = RowIndex()
-    index.add(rows)
-    seen = shown(index.seen(ALICE), ALICE.hidden)
+    for row in index.rows:
+        end = body.index(row, end) + len(row)
+    seen = list(shown(index.seen(ALICE), ALICE.hidden))
     for text, row in zip(seen, strictly(b"[" + b",".join(seen) + b"]"), strict=True):
         assert text.startswith(b"{")
         assert [value for name, value in row if name == "username"] == ["alice"]
@@ -183,7 +180,7 @@ def test_of_a_broken_list_a_user_is_shown_their_own_rows_or_none(
 ) -> None:
     body = spliced(enveloped(array_text(rows, space), space), splices)
     try:
-        found = read_rows(body)
+        found, _ = turns_of(body)
     except UnreadableBody:
         return
     strictly(body)
@@ -203,7 +200,8 @@ def test_of_broken_deposits_a_user_is_shown_their_own_rows_or_none(
     except UnreadableBody:
         return
     strictly(body)
-    assert_only_alices(body, [row for _, rows in found for row in rows])
+    batches = tuple(batch for _, index in found for batch in index.batches)
+    assert_only_alices(body, RowIndex(batches))
     names = b",".join(name + b":0" for name, _ in found)
     assert len(strictly(b"{" + names + b"}")) == len(found)
 

@@ -3,20 +3,25 @@
 import asyncio
 import subprocess
 import sys
+import tracemalloc
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
 import pytest
 
+from gateway import views
+from gateway.authz import View
 from gateway.cache import CachedLedger, bounded_memo
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.config import Cache
+from gateway.endpoints import ENDPOINTS, Reply
 from gateway.errors import LedgerBroken, LedgerTimeout, OutcomeUnknown
 from gateway.freshness import Lifetime, Wishes
 from gateway.generations import Generations
 from gateway.kept import Found, Outcome
-from gateway.rows import UnreadableBody
+from gateway.representations import represent
+from gateway.rows import UnreadableBody, read_rows
 
 TAG = "ledger"
 TTL = 10.0
@@ -179,6 +184,53 @@ async def test_many_small_replies_count_for_more_than_their_bodies() -> None:
     for number in range(500):
         await world.read(b"", call=other(f"/ledger/user{number}"))
     assert world.cached.statistics()["entries"] < 200
+
+
+def list_of(users: int, more: str) -> bytes:
+    """A reply with a row for each of so many users."""
+    rows = ",".join(f'{{"username":"user-{number}"{more}}}' for number in range(users))
+    return b"[%b]" % rows.encode()
+
+
+LIST = next(one for one in ENDPOINTS if one.reply is Reply.ROWS)
+
+
+async def keep_for(world: World, number: int, body: bytes, users: int) -> None:
+    """Reads a list of its own, and shows it to so many users."""
+    call = other(f"/ledger/order/{number:040}", ("limit", str(1000)))
+    reading = asyncio.create_task(world.cached.read(call, read_rows, TAG, Lifetime(TTL)))
+    await settle()
+    world.client.answer(-1, bytes(bytearray(body)))
+    found = await reading
+    assert found.kept is not None
+    for user in range(users):
+        view = View(f"user-{user}", frozenset({"lp_id"}), ambiguous=False)
+        shown = await views.shown(LIST, found.reading.value, view)
+        found.kept.remember((LIST.name, view), await represent(*shown))
+    world.client.calls.clear()
+    world.client.replies.clear()
+
+
+@pytest.mark.parametrize(
+    ("users", "more"), [(0, ""), (1, ""), (6, ""), (50, ""), (6, f',"a":"{"x" * 100}"'), (500, "")]
+)
+@pytest.mark.parametrize("shown_to", [0, 1, 100])
+async def test_what_is_kept_takes_no_more_memory_than_it_counts_for(
+    users: int, more: str, shown_to: int
+) -> None:
+    world, body = build(max_bytes=1 << 30), list_of(users, more)
+    await keep_for(world, 0, body, shown_to)
+    tracemalloc.start()
+    try:
+        before = tracemalloc.get_traced_memory()[0]
+        counted = world.cached.statistics()["bytes"]
+        for number in range(1, 101):
+            await keep_for(world, number, body, shown_to)
+        taken = tracemalloc.get_traced_memory()[0] - before
+    finally:
+        tracemalloc.stop()
+    counted = world.cached.statistics()["bytes"] - counted
+    assert counted / 4 < taken <= counted
 
 
 async def test_what_was_used_longest_ago_goes_first() -> None:

@@ -8,7 +8,7 @@ import pytest
 from gateway.calls import LedgerReply
 from gateway.exchange import Trace
 from gateway.freshness import Lifetime
-from gateway.kept import Found, Kept, Outcome, Reading, cache_status_of_hit, worst
+from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, cache_status_of_hit, worst
 from gateway.representations import Representation
 
 READING: Reading[bytes] = Reading(LedgerReply(200, b""), b"", 0)
@@ -105,7 +105,9 @@ def test_an_entry_that_the_cache_lets_go_is_gone_at_once() -> None:
 
 
 def test_views_are_kept_as_long_as_there_is_room_for_them() -> None:
-    reading: Reading[bytes] = Reading(LedgerReply(200, b""), b"", 5000, room=2000)
+    reading: Reading[bytes] = Reading(
+        LedgerReply(200, b""), b"", 5000, room=2000 + 3 * VIEW_OVERHEAD
+    )
     one = Kept(reading, "ledger", 7, 0.0, Lifetime(10.0))
     for name in range(5):
         one.remember(name, Representation(b"x" * 900, 0, '"tag"'))

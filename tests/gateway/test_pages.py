@@ -16,7 +16,6 @@ from hypothesis import strategies as st
 from gateway.cursors import START, Position
 from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
 from gateway.pages import Page, Patience, limited, mark, pages
-from gateway.rows import Row
 from tests.conftest import ADMIN, MakeClient, caller
 from tests.fakes import FakeLedger
 
@@ -35,16 +34,16 @@ def run(work: Coroutine[Any, Any, T]) -> T:
     raise AssertionError("it waited")
 
 
-def row(number: int) -> Row:
+def row(number: int) -> bytes:
     """A row known by its number."""
-    return Row(b'{"id":"%d"}' % number, "alice")
+    return b'{"id":"%d"}' % number
 
 
 @dataclass
 class Book:
     """A ledger's list: the visible rows of each page. `asked` are the cursors it was asked with."""
 
-    contents: list[list[Row]]
+    contents: list[list[bytes]]
     asked: list[str | None]
 
     @classmethod
@@ -105,7 +104,7 @@ def test_a_page_is_asked_for_only_when_it_is_wanted() -> None:
     run(source.aclose())  # type: ignore[attr-defined]
 
 
-class _Rows(list[Row]):
+class _Rows(list[bytes]):
     """A list that can be watched."""
 
 
@@ -176,7 +175,7 @@ def books(draw: st.DrawFn) -> Book:
     return Book.of(*[[next(numbers) for _ in range(size)] for size in sizes])
 
 
-def followed(book: Book, limit: int, *, mixed: bool) -> list[tuple[list[Row], Position | None]]:
+def followed(book: Book, limit: int, *, mixed: bool) -> list[tuple[list[bytes], Position | None]]:
     """The list read by following one position after the other."""
     answers, position = [], START
     while True:
@@ -266,10 +265,10 @@ def test_a_position_behind_a_row_that_is_gone_is_refused(mixed: bool) -> None:
 
 
 def test_the_mark_of_a_row_is_that_of_its_id() -> None:
-    changed = Row(b'{"status":"failed","id":"1"}', None)
+    changed = b'{"status":"failed","id":"1"}'
     assert mark(changed) == mark(row(1))
     assert mark(row(1)) != mark(row(2))
-    assert mark(Row(b'{"a":1}', None)) != mark(Row(b'{"a":2}', None))
+    assert mark(b'{"a":1}') != mark(b'{"a":2}')
 
 
 # Through the gateway.

@@ -1,8 +1,10 @@
 """Rows as text: what passes is what was written, and what is taken out leaves the rest alone."""
 
+import contextlib
 import json
+import sys
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 from hypothesis import given, settings
@@ -11,10 +13,10 @@ from hypothesis import strategies as st
 import gateway.pieces
 import gateway.rows
 from gateway.authz import View
+from gateway.batches import Batch
 from gateway.members import without
 from gateway.rows import (
     MAX_NUMBER,
-    Row,
     RowIndex,
     UnreadableBody,
     identity,
@@ -25,14 +27,27 @@ from gateway.rows import (
 )
 
 
+class Row(NamedTuple):
+    """The bytes of a row, and whose it is."""
+
+    raw: bytes
+    owner: str | None
+
+
+def rows_of(index: RowIndex) -> list[Row]:
+    """The rows of an index, each with its owner."""
+    owners = [owner for batch in index.batches for owner in batch.owners]
+    return [Row(*pair) for pair in zip(index.rows, owners, strict=True)]
+
+
 def read_rows(body: bytes) -> list[Row]:
     """The rows of a list reply."""
-    return turns_of(body)[0]
+    return rows_of(turns_of(body)[0])
 
 
 def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:
     """The groups of a deposits reply."""
-    return [(key, index.rows) for key, index in gateway.rows.read_groups(body)]
+    return [(key, rows_of(index)) for key, index in gateway.rows.read_groups(body)]
 
 
 HIDDEN = frozenset({"lp_id", "lp_name", "created_by_id"})
@@ -187,7 +202,7 @@ def test_what_is_left_means_the_row_minus_its_hidden_members(texts: list[str]) -
 @given(ROWS)
 def test_where_nothing_is_hidden_a_row_stays_as_it_is(texts: list[str]) -> None:
     raw = row_text(texts).encode()
-    assert shown([Row(raw, None)], frozenset()) == [raw]
+    assert list(shown([raw], frozenset())) == [raw]
     assert without(raw, frozenset()) == raw
 
 
@@ -362,13 +377,61 @@ ADMIN = View(owner=None, hidden=frozenset(), ambiguous=True)
 def test_a_row_passes_for_its_owner_and_an_ambiguous_one_for_an_admin_alone(
     owner: str | None, user: bool, service: bool, admin: bool
 ) -> None:
-    row, others = Row(b'{"id":1}', owner), [Row(b"{}", "carol"), Row(b"{}", None)]
-    index = RowIndex()
-    index.add([others[0], row, others[1]])
-    found = [row in index.seen(view) for view in (USER, SERVICE, ADMIN)]
+    rows = (b"{}", b'{"id":1}', b"{}")
+    index = RowIndex((Batch(b"[%b]" % b",".join(rows), ("carol", owner, None)),))
+    found = [rows[1] in index.seen(view) for view in (USER, SERVICE, ADMIN)]
     assert found == [user, service, admin]
-    assert index.seen(ADMIN) == index.rows == [others[0], row, others[1]]
-    assert [one for one in index.rows if one in index.seen(SERVICE)] == index.seen(SERVICE)
+    assert list(index.seen(ADMIN)) == list(index.rows) == list(rows)
+    for view in (USER, SERVICE, ADMIN):
+        assert len(index.seen(view)) == len(list(index.seen(view)))
+
+
+def visible(row: Row, view: View) -> bool:
+    """Whether a view may see a row, by the plain rule."""
+    if view.owner is not None:
+        return row.owner == view.owner
+    return view.ambiguous or row.owner is not None
+
+
+OWN = members(spelled("username"), spelled("alice") | spelled("bob"))
+OWNED_ROWS = st.builds(lambda own, texts: row_text([*texts, own]), OWN, ROWS)
+
+
+@bounded
+@given(st.lists(OWNED_ROWS | ROWS.map(row_text), max_size=6), SPACE, st.sampled_from([1, 50, 1000]))
+def test_each_view_sees_its_rows_in_their_order_whatever_stands_in_them(
+    texts: list[str], space: str, size: int
+) -> None:
+    rows = [Row(text.encode(), owner_of(text)) for text in texts]
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(gateway.pieces, "PIECE", size)
+        index, _ = turns_of(enveloped(array_text(texts, space), space))
+    for view in (USER, SERVICE, ADMIN):
+        expected = [row.raw for row in rows if visible(row, view)]
+        assert list(index.seen(view)) == expected
+        assert len(index.seen(view)) == len(expected)
+
+
+@pytest.mark.parametrize(
+    "rows",
+    [
+        # One name too many here and one too few there.
+        ['{"username":"alice","username":"bob"}', '{"id":1}'],
+        ['{"id":1}', '{"username":"alice","username":"alice"}'],
+        ['{"username":"alice","username":"bob"}', '{"username":null}'],
+        [r'{"username":"alice","user\u006eame":"bob"}', '{"username":7}'],
+        ['{"username":"alice","username":1e400}', '{"username":"alice"}'],
+        ['{"username":"alice","more":{"username":"bob"}}', '{"more":{"username":"alice"}}'],
+        # As many braces as rows and more, where they mean something and where they do not.
+        ['{"username":"alice","a":"{"}', '{"username":"alice"}'],
+        ['{"username":"alice","a":"},{"}', '{"username":"bob","a":{}}'],
+        ['{"username":"alice","a":"}, ]"}', '{"username":"alice","a":[] }'],
+    ],
+)
+def test_one_row_does_not_change_whose_another_is(rows: list[str]) -> None:
+    for texts in (rows, rows[::-1]):
+        expected = [Row(text.encode(), owner_of(text)) for text in texts]
+        assert read_rows(f"[{' , '.join(texts)}]".encode()) == expected
 
 
 # Every way to write what stands between two rows, or seems to.
@@ -382,7 +445,7 @@ ODD_ROWS = [
 ]
 
 
-def turns_of(body: bytes) -> tuple[list[Row], int]:
+def turns_of(body: bytes) -> tuple[RowIndex, int]:
     """What a long body is read as, and how often others got their turn meanwhile."""
     reading, turns = gateway.rows.read_rows(body), 0
     try:
@@ -390,7 +453,8 @@ def turns_of(body: bytes) -> tuple[list[Row], int]:
             reading.send(None)
             turns += 1
     except StopIteration as stopped:
-        return stopped.value.rows, turns
+        index: RowIndex = stopped.value
+        return index, turns
 
 
 @pytest.mark.parametrize(
@@ -409,7 +473,7 @@ def test_a_long_list_is_read_in_turns_with_others(
     monkeypatch.setattr(gateway.rows, "PIECE", size)
     texts = [text for _ in range(30) for text in ODD_ROWS]
     found, turns = turns_of((form % " , ".join(texts)).encode())
-    assert found == [Row(text.strip().encode(), owner_of(text)) for text in texts]
+    assert rows_of(found) == [Row(text.strip().encode(), owner_of(text)) for text in texts]
     assert turns >= len(texts) * 30 // (size + 1000)
 
 
@@ -470,7 +534,7 @@ def test_a_list_that_goes_wrong_after_many_rows_is_not_read(
     ],
 )
 def test_a_row_is_known_by_its_id_or_else_by_all_of_it(raw: bytes, expected: bytes) -> None:
-    assert identity(Row(raw, None)) == expected
+    assert identity(raw) == expected
 
 
 # What cannot be read.
@@ -549,6 +613,35 @@ def test_what_a_strict_reader_refuses_is_refused(
 ) -> None:
     with pytest.raises(UnreadableBody):
         reader(body)
+
+
+@pytest.mark.parametrize("body", NOT_JSON.values(), ids=NOT_JSON.keys())
+def test_what_a_strict_reader_refuses_is_refused_where_every_row_says_whose_it_is(
+    body: bytes,
+) -> None:
+    owned = body.replace(b"[{", b'[{"username":"alice",')
+    first = body.replace(b"[", b'[{"username":"alice"},', 1)
+    for text in (owned, first):
+        with pytest.raises(UnreadableBody):
+            read_rows(text)
+
+
+@pytest.mark.parametrize("key", ["username", "x"])
+def test_what_is_too_deep_by_a_little_is_refused_like_any_other(key: str) -> None:
+    """A row is read by itself, too, a few calls further on than the list."""
+    for depth in range(sys.getrecursionlimit() - 150, sys.getrecursionlimit() + 10):
+        body = b'[{"%b":%b}]' % (key.encode(), b"[" * depth + b"]" * depth)
+        for read in (read_rows, read_row):
+            with contextlib.suppress(UnreadableBody):
+                read(body)
+
+
+@pytest.mark.parametrize("shift", range(50))
+def test_a_number_that_is_too_long_is_found_wherever_it_begins(shift: int) -> None:
+    text = b'[{"username":"alice","a":"%b","b":%b}]'
+    assert len(read_rows(text % (b"x" * shift, LONG[1:]))) == 1
+    with pytest.raises(UnreadableBody):
+        read_rows(text % (b"x" * shift, LONG))
 
 
 @pytest.mark.parametrize("rows", [b"[1]", b'["a"]', b"[null]", b"[[]]", b"[{},true]", b"[[{}]]"])
