@@ -12,15 +12,14 @@ _SPACE = rb"[ \t\r\n]*"
 
 def without(raw: bytes, hidden: frozenset[str]) -> bytes:
     """The object without its top-level members called `hidden`; the others keep every byte."""
-    if b"\\" in raw:
-        return _without(raw, hidden)
-    if not _mentions(raw, hidden):
-        return raw
-    if raw.count(b"{") > 1 or b"[" in raw:
-        return _without(raw, hidden)
-    # Without escapes and nesting, a comma, a quote and a name begin a member wherever they stand.
-    left = _flat(hidden).sub(b"", raw)
-    return _without(left, hidden) if _mentions(left, hidden) else left
+    left = _quickly(raw, 1, hidden)
+    return _slowly(raw, hidden) if left is None else left
+
+
+def each_without(objects: list[bytes], hidden: frozenset[str]) -> bytes:
+    """The objects, with commas between, each without its top-level members called `hidden`."""
+    left = _quickly(b",".join(objects), len(objects), hidden)
+    return b",".join([without(one, hidden) for one in objects]) if left is None else left
 
 
 def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
@@ -47,6 +46,19 @@ def name_of(key: bytes) -> str:
     return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
 
 
+def _quickly(text: bytes, count: int, hidden: frozenset[str]) -> bytes | None:
+    """So many objects without their hidden members; None where that is not plain to see."""
+    if b"\\" in text:
+        return None
+    if not _mentions(text, hidden):
+        return text
+    if text.count(b"{") > count or b"[" in text:
+        return None
+    # Without escapes and nesting, a comma, a quote and a name begin a member wherever they stand.
+    left = _flat(hidden).sub(b"", text)
+    return None if _mentions(left, hidden) else left
+
+
 def _mentions(raw: bytes, hidden: frozenset[str]) -> bool:
     return any(name in raw for name in _written(hidden))
 
@@ -64,7 +76,7 @@ def _flat(hidden: frozenset[str]) -> re.Pattern[bytes]:
     return re.compile(key + rb'(?:"[^"]*"%b|[^",{}\[\]]+)(?=[,}])' % _SPACE)
 
 
-def _without(raw: bytes, hidden: frozenset[str]) -> bytes:
+def _slowly(raw: bytes, hidden: frozenset[str]) -> bytes:
     spans = list(members(raw))
     kept = [raw[start:end] for key, start, _, end in spans if name_of(key) not in hidden]
     return raw if len(kept) == len(spans) else b"{" + b",".join(kept) + b"}"

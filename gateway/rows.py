@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.authz import View
 from gateway.batches import Batch
-from gateway.members import STRING, members, without
+from gateway.members import STRING, each_without, members
 from gateway.pieces import PIECE, Uncut, pieces
 
 # Readers commonly refuse longer numbers (CPython: 4300 digits).
@@ -47,7 +47,7 @@ class Rows:
     def __init__(self, batches: tuple[Batch, ...], view: View) -> None:
         self._batches = batches
         self._view = view
-        self._count = sum(batch.count(view) for batch in batches)
+        self._count = sum([batch.count(view) for batch in batches])
 
     def __len__(self) -> int:
         return self._count
@@ -72,7 +72,7 @@ class RowIndex(msgspec.Struct, frozen=True, gc=False):
     @property
     def rows(self) -> Rows:
         """All of them."""
-        return self.seen(_EVERYTHING)
+        return Rows(self.batches, _EVERYTHING)
 
     def seen(self, view: View) -> Rows:
         """Those that a view may see."""
@@ -190,9 +190,9 @@ def rows_in(value: object) -> int:
     return sum(map(rows_in, value)) if isinstance(value, list | tuple) else 0
 
 
-def shown(rows: Iterable[bytes], hidden: frozenset[str]) -> Iterable[bytes]:
-    """The rows, each without its hidden fields."""
-    return [without(row, hidden) for row in rows] if hidden else rows
+def shown(rows: Iterable[bytes], hidden: frozenset[str]) -> bytes:
+    """The rows with commas between, each without its hidden fields."""
+    return each_without(list(rows), hidden) if hidden else b",".join(rows)
 
 
 def identity(row: bytes) -> bytes:

@@ -49,7 +49,7 @@ async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]
 
 def of_rows(endpoint: Endpoint, seen: Iterable[bytes], view: View) -> bytes:
     """The body of an answer that is a list."""
-    return _in_brackets(endpoint, [_joined(seen, view)])
+    return _in_brackets(endpoint, [rows.shown(seen, view.hidden)])
 
 
 def written(endpoint: Endpoint, body: bytes) -> bytes:
@@ -73,10 +73,10 @@ async def stream(
 ) -> AsyncIterator[bytes]:
     """The envelope around all rows; it is closed only when the last page has come."""
     opening, closing = _brackets(endpoint)
-    yield opening + _joined(first, view)
+    yield opening + rows.shown(first, view.hidden)
     del first  # at most one page is held
     async for page in source:
-        chunk = _joined(page.rows, view)
+        chunk = rows.shown(page.rows, view.hidden)
         if chunk:
             yield b"," + chunk
     yield closing
@@ -91,7 +91,7 @@ def _of_groups(
         seen = index.seen(view)
         dropped += len(index.rows) - len(seen)
         if seen or not index.rows:
-            kept.append(currency + b":[" + _joined(seen, view) + b"]")
+            kept.append(currency + b":[" + rows.shown(seen, view.hidden) + b"]")
     return enveloped(endpoint, b"{" + b",".join(kept) + b"}"), dropped
 
 
@@ -102,7 +102,7 @@ async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
         if texts:
             await asyncio.sleep(0)
         if batch:
-            texts.append(_joined(batch, view))
+            texts.append(rows.shown(batch, view.hidden))
     return texts
 
 
@@ -120,7 +120,3 @@ def _brackets(endpoint: Endpoint) -> tuple[bytes, bytes]:
     """What stands before and behind the rows."""
     opening, closing = enveloped(endpoint, b"[]").split(b"]", 1)
     return opening, b"]" + closing
-
-
-def _joined(seen: Iterable[bytes], view: View) -> bytes:
-    return b",".join(rows.shown(seen, view.hidden))

@@ -12,9 +12,11 @@ from hypothesis import strategies as st
 
 import gateway.pieces
 import gateway.rows
+from gateway import views
 from gateway.authz import View
 from gateway.batches import Batch
-from gateway.members import without
+from gateway.endpoints import ENDPOINTS, Reply
+from gateway.members import each_without, without
 from gateway.rows import (
     MAX_NUMBER,
     RowIndex,
@@ -63,6 +65,8 @@ NAMES = (
     "é",
     "日",
 )
+
+LIST = next(one for one in ENDPOINTS if one.reply is Reply.ROWS)
 
 bounded = settings(max_examples=100, deadline=None)
 
@@ -202,7 +206,7 @@ def test_what_is_left_means_the_row_minus_its_hidden_members(texts: list[str]) -
 @given(ROWS)
 def test_where_nothing_is_hidden_a_row_stays_as_it_is(texts: list[str]) -> None:
     raw = row_text(texts).encode()
-    assert list(shown([raw], frozenset())) == [raw]
+    assert shown([raw], frozenset()) == raw
     assert without(raw, frozenset()) == raw
 
 
@@ -234,6 +238,22 @@ def test_a_hidden_member_is_found_wherever_and_however_it_is_written(
     raw: bytes, left: bytes
 ) -> None:
     assert without(raw, HIDDEN) == left
+
+
+FLAT_VALUES = st.sampled_from(
+    ['"x"', '"lp_id"', '"},{"', '"["', '""', "1.10", "null", '{"lp_id":1}']
+)
+FLAT_ROWS = st.lists(members(st.sampled_from([f'"{name}"' for name in NAMES]), FLAT_VALUES))
+
+
+@bounded
+@given(st.lists(FLAT_ROWS | ROWS, max_size=5))
+def test_from_many_rows_the_same_is_taken_out_as_from_each(texts: list[list[str]]) -> None:
+    rows = [row_text(text).encode() for text in texts]
+    assert each_without(rows, HIDDEN) == b",".join([without(row, HIDDEN) for row in rows])
+    for row, left in zip(rows, meaning(b"[%b]" % each_without(rows, HIDDEN)), strict=True):
+        tag, pairs = meaning(row)
+        assert left == (tag, [pair for pair in pairs if pair[0] not in HIDDEN])
 
 
 def test_a_hidden_name_may_be_any_text() -> None:
@@ -475,6 +495,29 @@ def test_a_long_list_is_read_in_turns_with_others(
     found, turns = turns_of((form % " , ".join(texts)).encode())
     assert rows_of(found) == [Row(text.strip().encode(), owner_of(text)) for text in texts]
     assert turns >= len(texts) * 30 // (size + 1000)
+
+
+@pytest.mark.parametrize("view", [USER, SERVICE, ADMIN])
+def test_a_long_list_is_shown_in_turns_with_others(
+    monkeypatch: pytest.MonkeyPatch, view: View
+) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", 50)
+    texts = [text.strip() for _ in range(30) for text in ODD_ROWS]
+    index, _ = turns_of(f"[{','.join(texts)}]".encode())
+    showing, turns = views.shown(LIST, index, view), 0
+    try:
+        while True:
+            showing.send(None)
+            turns += 1
+    except StopIteration as stopped:
+        body, dropped = stopped.value
+    seen = [text for text in texts if visible(Row(text.encode(), owner_of(text)), view)]
+    assert body == b'{"api_message":"%b","api_data":[%b]}' % (
+        LIST.message.encode(),
+        ",".join(seen).encode(),
+    )
+    assert dropped == len(texts) - len(seen)
+    assert turns >= 20
 
 
 @pytest.mark.parametrize(
