@@ -132,14 +132,23 @@ async def read_rows(body: bytes) -> RowIndex:
 
     Others get their turn in between, however many rows there are.
     """
-    batches = []
     try:
-        for batch in pieces(body, _batch):
-            batches.append(batch)
-            if len(body) > PIECE:
-                await asyncio.sleep(0)
+        return await _in_turns(body)
     except Uncut:
-        return _index(_payload(body, bare=b"["))
+        # Not in the usual envelope: it may still hold an array.
+        array = _payload(body, bare=b"[")
+    try:
+        return await _in_turns(array)
+    except Uncut as error:
+        raise UnreadableBody("not a list of rows") from error
+
+
+async def _in_turns(text: bytes) -> RowIndex:
+    batches = []
+    for batch in pieces(text, _batch):
+        batches.append(batch)
+        if len(text) > PIECE:
+            await asyncio.sleep(0)
     return RowIndex(tuple(batches))
 
 

@@ -529,13 +529,15 @@ def test_a_long_list_is_shown_in_turns_with_others(
         r'{"api_message":"\u004fK","api_data":[%s]}',
     ],
 )
-def test_an_envelope_that_cannot_be_cut_is_read_all_the_same(
+def test_the_rows_of_an_unusual_envelope_are_read_in_turns_all_the_same(
     monkeypatch: pytest.MonkeyPatch, body: str
 ) -> None:
     monkeypatch.setattr(gateway.pieces, "PIECE", 10)
-    assert read_rows((body % ",".join(ODD_ROWS)).encode()) == [
-        Row(text.strip().encode(), owner_of(text)) for text in ODD_ROWS
-    ]
+    monkeypatch.setattr(gateway.rows, "PIECE", 10)
+    texts = ['{"username":"alice"}'] * 50 + ODD_ROWS
+    index, turns = turns_of((body % ",".join(texts)).encode())
+    assert rows_of(index) == [Row(text.strip().encode(), owner_of(text)) for text in texts]
+    assert turns >= 25
 
 
 @pytest.mark.parametrize("message", [b"O\nK", b"\x00", b"\xff", b"\xc3\xa9", b"\x7f"])
