@@ -7,9 +7,11 @@ fetch that began before a write fills the cache with the old state. The only fil
 """
 
 import asyncio
+import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import dataclass, replace
+from itertools import chain
 from typing import Any, TypeVar
 
 import cachetools
@@ -24,9 +26,9 @@ from gateway.guard import GuardedLedger
 from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, shared
 from gateway.rows import UnreadableBody, rows_in
 
-# What an entry costs beside its body, and each row of it; and what is added to the room for views
-# for each row, where each has another owner. In bytes.
-_OVERHEAD = 1024
+# What an entry costs beside its key and body, and each row of it; and what each row adds to the
+# room for views, as each may have another owner. In bytes.
+_OVERHEAD = 900
 _ROW_OVERHEAD = 80
 _ROW_ROOM = 160
 
@@ -205,7 +207,7 @@ class CachedLedger:
 
     async def _fetched(self, fetch: "_Fetch") -> tuple[Reading[Any], Kept | None]:
         begun = self._now()
-        reading = await _reading(await self._ledger.send(fetch.call), fetch.parse)
+        reading = await _reading(await self._ledger.send(fetch.call), fetch)
         lifetime = shared(allowed(fetch.lifetime, reading.reply.cache_control))
         # Overtaken by a fresh one, or by a write, it may be older than what is known.
         latest = self._flights.get(fetch.name) is asyncio.current_task()
@@ -234,20 +236,26 @@ class _Fetch:
         return self.call.path, shared(self.call.query)
 
     @property
+    def key_size(self) -> int:
+        """What the texts of the key take, in bytes."""
+        texts = (self.call.path, *chain.from_iterable(self.call.query))
+        return sum(map(sys.getsizeof, texts))
+
+    @property
     def name(self) -> tuple[Key, int]:
         """What reads have in common that may share one call."""
         return self.key, self.generation
 
 
-async def _reading(reply: LedgerReply, parse: Parse) -> Reading[Any]:
+async def _reading(reply: LedgerReply, fetch: _Fetch) -> Reading[Any]:
     if not reply.is_success:
         return Reading(reply, None, 0)
     try:
-        value = await parse(reply.body)
+        value = await fetch.parse(reply.body)
     except UnreadableBody as error:
         raise LedgerBroken("The ledger's answer cannot be read.") from error
     rows = rows_in(value)
     # As much for the views that are made of it as two whole bodies take, or one view for each row.
     room = 2 * (len(reply.body) + VIEW_OVERHEAD) + rows * _ROW_ROOM
-    size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + room
+    size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + fetch.key_size + room
     return Reading(replace(reply, body=b""), value, size, room)

@@ -84,7 +84,7 @@ class Found(Generic[V]):
         return f"{_NAME}; fwd={self.forwarded}" + ("; stored" if self.kept is not None else "")
 
 
-@lru_cache(maxsize=1024)
+@lru_cache(maxsize=256)
 def shared(value: T) -> T:
     """The same for all that are equal: many entries have it, and need only one of it."""
     return value

@@ -138,7 +138,7 @@ class NumberedAtTheEnd(CachedLedger):
     """An entry has the generation at the end of its fetch."""
 
     async def _fetched(self, fetch: Any) -> tuple[Any, Kept | None]:
-        reading = await cache._reading(await self._ledger.send(fetch.call), fetch.parse)
+        reading = await cache._reading(await self._ledger.send(fetch.call), fetch)
         generation = self._generations.of(fetch.tag)
         kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime)
         self._entries[fetch.key] = kept

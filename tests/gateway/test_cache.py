@@ -186,6 +186,14 @@ async def test_many_small_replies_count_for_more_than_their_bodies() -> None:
     assert world.cached.statistics()["entries"] < 200
 
 
+async def test_a_long_query_counts_as_much_as_a_body() -> None:
+    world = build(max_bytes=100_000)
+    for number in range(50):
+        query = ("source", f"{number}" + "\U0001f600" * 2000)
+        await world.read(b"", call=other("/ledger/bob", query))
+    assert 5 <= world.cached.statistics()["entries"] <= 12
+
+
 def list_of(users: int, more: str) -> bytes:
     """A reply with a row for each of so many users."""
     rows = ",".join(f'{{"username":"user-{number}"{more}}}' for number in range(users))
