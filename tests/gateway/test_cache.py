@@ -1,6 +1,7 @@
 """The cache: what is kept, for how long, and that no reader gets what a write has made old."""
 
 import asyncio
+import gc
 import subprocess
 import sys
 import tracemalloc
@@ -219,6 +220,13 @@ async def keep_for(world: World, number: int, body: bytes, users: int) -> None:
     world.client.replies.clear()
 
 
+# What makes the parts of an entry; a dataclass is made in `<string>`. The rest of pytest goes on.
+MADE_BY = [
+    tracemalloc.Filter(True, place)
+    for place in ("*/gateway/*", "*/cachetools/*", "*/dataclasses.py", "<string>")
+]
+
+
 @pytest.mark.parametrize(
     ("users", "more"), [(0, ""), (1, ""), (6, ""), (50, ""), (6, f',"a":"{"x" * 100}"'), (500, "")]
 )
@@ -228,17 +236,17 @@ async def test_what_is_kept_takes_no_more_memory_than_it_counts_for(
 ) -> None:
     world, body = build(max_bytes=1 << 30), list_of(users, more)
     await keep_for(world, 0, body, shown_to)
+    counted = world.cached.statistics()["bytes"]
     tracemalloc.start()
     try:
-        before = tracemalloc.get_traced_memory()[0]
-        counted = world.cached.statistics()["bytes"]
         for number in range(1, 101):
             await keep_for(world, number, body, shown_to)
-        taken = tracemalloc.get_traced_memory()[0] - before
+        gc.collect()
+        taken = tracemalloc.take_snapshot().filter_traces(MADE_BY)
     finally:
         tracemalloc.stop()
     counted = world.cached.statistics()["bytes"] - counted
-    assert counted / 4 < taken <= counted
+    assert counted / 4 < sum(trace.size for trace in taken.traces) <= counted
 
 
 async def test_what_was_used_longest_ago_goes_first() -> None:
