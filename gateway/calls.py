@@ -1,5 +1,6 @@
 """A call to the ledger, its reply, and what a reply stands for. Pure; no I/O."""
 
+import re
 from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
 
@@ -9,6 +10,9 @@ from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown, Unexpect
 REFUSALS = frozenset({400, 404, 409, 410, 413, 422, 429, 503})
 # A longer wait is not a wait; also the cap of what a ledger may ask our callers for.
 MAX_RETRY_AFTER_S = 3600
+_between_links = re.compile(r",(?=\s*<)")
+_link = re.compile(r"\s*<(.*)>(.*)")
+_relation = re.compile(r"""rel\s*=\s*(?P<quote>["']?)(?P<types>.*?)(?P=quote)""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,3 +95,13 @@ def retry_after(value: str | None, now: float) -> int | None:
     except (ValueError, OverflowError):
         return None
     return int(min(max(seconds, 0.0), MAX_RETRY_AFTER_S))
+
+
+def next_link(header: str) -> str | None:
+    """Where a `Link` header (RFC 8288) says that the next page is, as it is written there."""
+    for link in map(_link.match, _between_links.split(header)):
+        parameters = link[2].split(";")[1:] if link else ()
+        relations = [found for one in parameters if (found := _relation.fullmatch(one.strip()))]
+        if link and relations and "next" in relations[0]["types"].lower().split():
+            return link[1]
+    return None

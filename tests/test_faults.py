@@ -36,10 +36,12 @@ from gateway.freshness import Lifetime
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger
 from gateway.ledger import LedgerClient
+from gateway.replies import Line
 from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
 from gateway.sandbox.pages import Selection, Window
 from gateway.sandbox.store import Stamp, Store
 from gateway.sandbox.wire import LEDGER, dumped
+from gateway.upstream import ENDED, Response, Upstream
 from tests.conftest import CREDENTIAL, NO_RETRIES, RATES, SERVICE, GatewayServer, caller, config_for
 from tests.proxy import ON_ACCEPT, PATIENCE_S, Exchange, Fault, FaultProxy, Kind, Stream, message
 
@@ -842,17 +844,19 @@ async def read_between(deed: Deed, stream: Stream) -> list[tuple[Heard, Heard, b
 
 Plant = Callable[[pytest.MonkeyPatch], None]
 _good_send, _good_headers = LedgerClient.send, LedgerClient._headers
+_good_exchange = Upstream.exchange
 
 
 def sends_again_by_itself(patch: pytest.MonkeyPatch) -> None:
-    """As the HTTP client does when nobody keeps it from it."""
+    """As HTTP clients do with what may be repeated by its method."""
 
-    async def through(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
-        return await handler(request)
+    async def exchange(self: Upstream, *arguments: Any) -> Response:
+        try:
+            return await _good_exchange(self, *arguments)
+        except ENDED:
+            return await _good_exchange(self, *arguments)
 
-    patch.setattr("gateway.ledger._send_once", through)
+    patch.setattr(Upstream, "exchange", exchange)
 
 
 def asks_twice(patch: pytest.MonkeyPatch) -> None:
@@ -922,14 +926,14 @@ def despairs(patch: pytest.MonkeyPatch) -> None:
 def takes_what_has_come(patch: pytest.MonkeyPatch) -> None:
     """A body that breaks off is a body."""
 
-    async def body(response: aiohttp.ClientResponse, _limit: int) -> bytes:
+    async def body(_line: Line, _headers: Any, payload: aiohttp.StreamReader, _limit: int) -> bytes:
         found = b""
         with contextlib.suppress(aiohttp.ClientError):
-            async for chunk in response.content.iter_any():
+            async for chunk in payload.iter_any():
                 found += chunk
         return found
 
-    patch.setattr("gateway.ledger._body", body)
+    patch.setattr("gateway.upstream.read_body", body)
     patch.setitem(views.READERS, Reply.RATE, as_it_is)
 
 

@@ -8,12 +8,12 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AsyncExitStack, asynccontextmanager
 from functools import partial
 from pathlib import Path
+from typing import Any
 
-import aiohttp
 import pytest
 import structlog
 
-from gateway import cache, ledger
+from gateway import cache, ledger, upstream
 from gateway.app import create_app, shared
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.errors import GatewayError, LedgerUnreachable
@@ -93,18 +93,20 @@ async def test_without_a_bug_every_call_is_explained() -> None:
 
 
 def sends_again(patch: pytest.MonkeyPatch) -> None:
-    """aiohttp hears of a dead connection, and repeats what it takes for idempotent."""
-    send_once = ledger._send_once
+    """The HTTP client hears of a dead connection, and repeats what it takes for idempotent."""
+    exchange_once = upstream.Upstream.exchange
 
-    async def send(
-        request: aiohttp.ClientRequest, handler: aiohttp.ClientHandlerType
-    ) -> aiohttp.ClientResponse:
+    async def exchange(
+        self: upstream.Upstream, origin: upstream.Origin, request: bytes, *rest: Any
+    ) -> upstream.Response:
         try:
-            return await send_once(request, handler)
-        except ledger._Broken as error:
-            raise error.__cause__ or error from None
+            return await exchange_once(self, origin, request, *rest)
+        except upstream.ENDED:
+            if request.startswith((b"POST", b"PATCH")):
+                raise
+            return await exchange_once(self, origin, request, *rest)
 
-    patch.setattr(ledger, "_send_once", send)
+    patch.setattr(upstream.Upstream, "exchange", exchange)
 
 
 def takes_silence_for_refusal(patch: pytest.MonkeyPatch) -> None:

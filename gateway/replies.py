@@ -1,0 +1,196 @@
+"""A connection to the ledger: what is asked over it, how the answer comes in, and in what time."""
+
+import asyncio
+import zlib
+from collections.abc import AsyncIterator
+from io import BytesIO
+from typing import cast
+
+import aiohttp
+from aiohttp.client_proto import ResponseHandler
+from aiohttp.http_parser import RawResponseMessage
+from aiohttp.streams import StreamReader
+from multidict import CIMultiDictProxy
+
+from gateway.errors import LedgerBroken, UnexpectedAnswer
+
+# More answers than this before the answer (RFC 9110 section 15.2) are nonsense.
+_MAX_INTERIM = 10
+# How much of a compressed answer is unpacked at a time, in bytes.
+_INFLATE = 1 << 16
+# So many bytes that are still to come of a body are received where they are to stay.
+_LARGE = 1 << 18
+
+
+class Line(ResponseHandler):
+    """A connection: takes one request after the other, and waits so long for what follows.
+
+    What is heard ends with one of aiohttp's exceptions, and `asked` says whether it ever was.
+    """
+
+    asked = False
+    _heard = _deadline = _read_s = 0.0
+    _watch: asyncio.TimerHandle | None = None
+
+    def ask(self, request: bytes, read_s: float, deadline: float) -> None:
+        """Sends a request. Its answer has to be whole by the deadline, in the loop's time, and may
+        not pause for so many seconds.
+        """
+        self.asked = True
+        self._read_s, self._deadline = read_s, deadline
+        self.set_response_params(read_until_eof=True, auto_decompress=False)
+        cast(asyncio.Transport, self.transport).write(request)
+        self.hear()
+        self._look()
+
+    async def answer(self) -> tuple[RawResponseMessage, StreamReader]:
+        """The head of the answer and its body to come, after a few that only announce it."""
+        for _ in range(_MAX_INTERIM):
+            message, payload = await self.read()
+            if not 100 <= message.code <= 199 or message.code == 101:
+                return message, payload
+        raise LedgerBroken("The ledger announces an answer and does not give it.")
+
+    async def whole(self, payload: StreamReader, length: int) -> bytes:
+        """A body of so many bytes, of which the payload has the first."""
+        begun = b"".join(iter(payload.read_nowait, b""))
+        if payload.is_eof():
+            return begun
+        rest, transport = _Rest(self, begun, length), cast(asyncio.Transport, self.transport)
+        self._payload = cast(StreamReader, rest)
+        transport.set_protocol(rest)
+        body = await rest.body
+        # The parser still waits for the body. Without one, whatever comes is kept, and tells.
+        self._parser = self._payload = None
+        transport.set_protocol(self)
+        transport.resume_reading()
+        return body
+
+    def hear(self) -> None:
+        """Takes note of a sign of life."""
+        self._heard = self._loop.time()
+
+    def leave(self) -> None:
+        """Waits no longer."""
+        if self._watch is not None:
+            self._watch.cancel()
+
+    def _look(self) -> None:
+        """Ends a wait that is too long; else comes back when it would be."""
+        now = self._loop.time()
+        # Who has not taken the request yet has nothing to say.
+        silent_since = now if self.writing_paused else self._heard
+        end = min(self._deadline, silent_since + self._read_s)
+        if now < end:
+            self._watch = self._loop.call_at(end, self._look)
+        else:
+            self.set_exception(aiohttp.SocketTimeoutError())
+
+    def data_received(self, data: bytes) -> None:
+        if data:
+            self.hear()
+        super().data_received(data)
+
+    def resume_writing(self) -> None:
+        self.hear()
+        super().resume_writing()
+
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        # A payload asks for it with every piece that is taken out of it.
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
+    def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
+        super().set_exception(exc, *cause)
+        # Who has the head waits for the payload.
+        if self._payload is not None and not self._payload.is_eof():
+            self._payload.set_exception(exc)
+
+
+class _Rest(asyncio.BufferedProtocol):
+    """What is still to come of a body, received where it is to stay.
+
+    For its connection it is the payload.
+    """
+
+    def __init__(self, line: Line, begun: bytes, length: int) -> None:
+        self.body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
+        self._line = line
+        # Memory that nobody has written to is not there: a ledger has to send what it announces.
+        # And the block is handed on as it is, not as a copy.
+        self._block = BytesIO(bytes(length))
+        self._room = self._block.getbuffer()
+        self._room[: len(begun)] = begun
+        self._at = len(begun)
+
+    def get_buffer(self, _sizehint: int) -> memoryview:
+        return self._room[self._at :]
+
+    def buffer_updated(self, nbytes: int) -> None:
+        self._line.hear()
+        self._at += nbytes
+        if self._at == len(self._room) and not self.body.done():
+            cast(asyncio.Transport, self._line.transport).pause_reading()
+            self.body.set_result(self._block.getvalue())
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._line.connection_lost(exc)
+
+    def set_exception(self, exc: BaseException) -> None:
+        """The connection ended, or there was nothing to hear for too long."""
+        if not self.body.done():
+            self.body.set_exception(exc)
+
+    def is_eof(self) -> bool:
+        """Whether the connection is done with it."""
+        return False
+
+
+async def read_body(
+    line: Line, headers: CIMultiDictProxy[str], payload: StreamReader, limit: int
+) -> bytes:
+    """The whole decoded body. Raises `UnexpectedAnswer` if it is larger than `limit` bytes, and
+    `ValueError` or `zlib.error` if its coding is not known or not kept to.
+    """
+    coding = headers.get("Content-Encoding", "identity").lower()
+    if coding != "identity":
+        return await _collected(_inflated(payload.iter_any(), coding), limit)
+    length = payload.total_bytes if payload.is_eof() else int(headers.get("Content-Length", 0))
+    if length > limit:
+        raise _too_large()
+    if length - payload.total_bytes >= _LARGE:
+        return await line.whole(payload, length)
+    if payload.is_eof():
+        return payload.read_nowait()
+    return await _collected(payload.iter_any(), limit)
+
+
+async def _collected(pieces: AsyncIterator[bytes], limit: int) -> bytes:
+    found, size = [], 0
+    async for piece in pieces:
+        found.append(piece)
+        size += len(piece)
+        if size > limit:
+            found.clear()  # the error's traceback holds it for a while
+            raise _too_large()
+    return b"".join(found)
+
+
+async def _inflated(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
+    """The chunks with gzip or deflate undone, a bounded piece at a time."""
+    if coding not in ("gzip", "x-gzip", "deflate"):
+        raise ValueError("unknown content coding")
+    inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
+    async for chunk in chunks:
+        piece = bytes(_INFLATE)
+        while chunk or len(piece) == _INFLATE:
+            yield (piece := inflate.decompress(chunk, _INFLATE))
+            chunk = inflate.unconsumed_tail
+        if inflate.unused_data:
+            raise ValueError("something follows the compressed body")
+    if not inflate.eof:
+        raise ValueError("the compressed body breaks off")
+
+
+def _too_large() -> UnexpectedAnswer:
+    return UnexpectedAnswer("The ledger's answer is too large.")
