@@ -18,8 +18,9 @@ from gateway.errors import LedgerBroken, UnexpectedAnswer
 _MAX_INTERIM = 10
 # How much of a compressed answer is unpacked at a time, in bytes.
 _INFLATE = 1 << 16
-# So many bytes that are still to come of a body are received where they are to stay.
-_LARGE = 1 << 18
+# So many bytes that are still to come of a body are received where they are to stay. That costs the
+# connection, so it has to be worth more than making another.
+_LARGE = 1 << 20
 
 
 class Line(ResponseHandler):
@@ -31,6 +32,7 @@ class Line(ResponseHandler):
     asked = False
     _heard = _deadline = _read_s = 0.0
     _watch: asyncio.TimerHandle | None = None
+    _awaited: "StreamReader | _Rest | None" = None
 
     def ask(self, request: bytes, read_s: float, deadline: float) -> None:
         """Sends a request. Its answer has to be whole by the deadline, in the loop's time, and may
@@ -52,28 +54,27 @@ class Line(ResponseHandler):
         raise LedgerBroken("The ledger announces an answer and does not give it.")
 
     async def whole(self, payload: StreamReader, length: int) -> bytes:
-        """A body of so many bytes, of which the payload has the first."""
+        """A body of so many bytes, of which the payload has the first.
+
+        What the server says behind it stays unread: the connection cannot be used again.
+        """
         begun = b"".join(iter(payload.read_nowait, b""))
         if payload.is_eof():
             return begun
-        rest, transport = _Rest(self, begun, length), cast(asyncio.Transport, self.transport)
-        self._payload = cast(StreamReader, rest)
-        transport.set_protocol(rest)
-        body = await rest.body
-        # The parser still waits for the body. Without one, whatever comes is kept, and tells.
-        self._parser = self._payload = None
-        transport.set_protocol(self)
-        transport.resume_reading()
-        return body
+        self._awaited = rest = _Rest(self, begun, length)
+        cast(asyncio.Transport, self.transport).set_protocol(rest)
+        return await rest.body()
 
     def hear(self) -> None:
         """Takes note of a sign of life."""
         self._heard = self._loop.time()
 
     def leave(self) -> None:
-        """Waits no longer."""
+        """Waits no longer: what comes from here on was not asked for."""
         if self._watch is not None:
             self._watch.cancel()
+        # Without a parser whatever comes is kept, and the connection is not used again.
+        self._parser = self._awaited = None
 
     def _look(self) -> None:
         """Ends a wait that is too long; else comes back when it would be."""
@@ -100,28 +101,35 @@ class Line(ResponseHandler):
         if self._reading_paused:
             super().resume_reading(resume_parser)
 
+    def feed_data(self, data: tuple[RawResponseMessage, StreamReader], size: int = 0) -> None:
+        self._awaited = data[1]
+        super().feed_data(data, size)
+
     def set_exception(self, exc: BaseException, *cause: BaseException) -> None:
         super().set_exception(exc, *cause)
-        # Who has the head waits for the payload.
-        if self._payload is not None and not self._payload.is_eof():
-            self._payload.set_exception(exc)
+        # Who has the head waits for the body.
+        if self._awaited is not None and not self._awaited.is_eof():
+            self._awaited.set_exception(exc)
 
 
 class _Rest(asyncio.BufferedProtocol):
-    """What is still to come of a body, received where it is to stay.
-
-    For its connection it is the payload.
-    """
+    """What is still to come of a body, received where it is to stay."""
 
     def __init__(self, line: Line, begun: bytes, length: int) -> None:
-        self.body: asyncio.Future[bytes] = asyncio.get_running_loop().create_future()
         self._line = line
+        self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Memory that nobody has written to is not there: a ledger has to send what it announces.
-        # And the block is handed on as it is, not as a copy.
         self._block = BytesIO(bytes(length))
         self._room = self._block.getbuffer()
         self._room[: len(begun)] = begun
         self._at = len(begun)
+
+    async def body(self) -> bytes:
+        """The whole body, when all of it has come."""
+        await self._all
+        # The block itself, and not a copy, if nobody has a view of it any more.
+        self._room.release()
+        return self._block.getvalue()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._room[self._at :]
@@ -129,20 +137,20 @@ class _Rest(asyncio.BufferedProtocol):
     def buffer_updated(self, nbytes: int) -> None:
         self._line.hear()
         self._at += nbytes
-        if self._at == len(self._room) and not self.body.done():
+        if self._at == len(self._room) and not self._all.done():
             cast(asyncio.Transport, self._line.transport).pause_reading()
-            self.body.set_result(self._block.getvalue())
+            self._all.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._line.connection_lost(exc)
 
     def set_exception(self, exc: BaseException) -> None:
         """The connection ended, or there was nothing to hear for too long."""
-        if not self.body.done():
-            self.body.set_exception(exc)
+        if not self._all.done():
+            self._all.set_exception(exc)
 
     def is_eof(self) -> bool:
-        """Whether the connection is done with it."""
+        """Whether the end was read, as of a payload."""
         return False
 
 
