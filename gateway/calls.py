@@ -12,7 +12,7 @@ REFUSALS = frozenset({400, 404, 409, 410, 413, 422, 429, 503})
 MAX_RETRY_AFTER_S = 3600
 _between_links = re.compile(r",(?=\s*<)")
 _link = re.compile(r"\s*<(.*)>(.*)")
-_relation = re.compile(r"""rel\s*=\s*(?P<quote>["']?)(?P<types>.*?)(?P=quote)""")
+_relation = re.compile(r"""rel\s*=\s*(?:(["'])(?P<quoted>.*?)\1|(?P<plain>\S*))""")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,6 +102,7 @@ def next_link(header: str) -> str | None:
     for link in map(_link.match, _between_links.split(header)):
         parameters = link[2].split(";")[1:] if link else ()
         relations = [found for one in parameters if (found := _relation.fullmatch(one.strip()))]
-        if link and relations and "next" in relations[0]["types"].lower().split():
+        types = relations[0]["quoted"] or relations[0]["plain"] or "" if relations else ""
+        if link and "next" in types.lower().split():
             return link[1]
     return None

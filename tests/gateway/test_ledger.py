@@ -23,9 +23,12 @@ import pytest
 from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
+from hypothesis import given
+from hypothesis import strategies as st
+from multidict import CIMultiDict, CIMultiDictProxy
 from yarl import URL
 
-from gateway.calls import LedgerCall, LedgerReply, retry_after
+from gateway.calls import LedgerCall, LedgerReply, next_link, retry_after
 from gateway.errors import (
     GatewayError,
     LedgerBroken,
@@ -611,6 +614,39 @@ async def test_the_cursor_of_the_next_page_is_taken_from_the_link(
     faulty.plays(sends(reply(headers=b"Link: " + link + b"\r\n")))
     async with _client(faulty.url) as client:
         assert (await client.send(READ)).next_cursor == cursor
+
+
+_TARGETS = st.text("/ax?=&,;<> \"'", max_size=6)
+_RELATIONS = st.lists(st.sampled_from(["next", "NEXT", "prev", "x-next", ""]), max_size=2)
+_VALUES = st.one_of(
+    _RELATIONS.map(" ".join),
+    _RELATIONS.map(lambda words: f'"{" ".join(words)}"'),
+    _RELATIONS.map(lambda words: f"'{' '.join(words)}'"),
+    st.text("ne xt=\"',", max_size=6),
+)
+_PARAMETERS = st.tuples(st.sampled_from(["rel", " rel ", "REL", "title", "re l"]), _VALUES)
+_LINKS = st.tuples(_TARGETS, st.lists(_PARAMETERS, min_size=1, max_size=3))
+
+
+def _written(links: list[tuple[str, list[tuple[str, str]]]]) -> str:
+    return ",".join(
+        f"<{target}>" + "".join(f";{name}={value}" for name, value in parameters)
+        for target, parameters in links
+    )
+
+
+@given(st.lists(_LINKS, min_size=1, max_size=3).map(_written))
+def test_links_are_read_as_the_http_client_reads_them(header: str) -> None:
+    """But for one without a relation, which it calls by its target."""
+    response = aiohttp.ClientResponse.__new__(aiohttp.ClientResponse)
+    response._headers = CIMultiDictProxy(CIMultiDict({"Link": header}))
+    response._url, response._cache = URL("http://ledger/"), {}
+    links = [(rel, link) for rel, link in response.links.items() if "rel" in link]
+    expected = next((link for rel, link in links if "next" in rel.lower().split()), None)
+    found = next_link(header)
+    assert (found is None) == (expected is None)
+    if found is not None and expected is not None:
+        assert response._url.join(URL(found)) == expected["url"]
 
 
 async def test_a_replay_is_told(faulty: FaultyLedger) -> None:
