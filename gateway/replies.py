@@ -26,7 +26,8 @@ _LARGE = 1 << 20
 class Line(ResponseHandler):
     """A connection: takes one request after the other, and waits so long for what follows.
 
-    What is heard ends with one of aiohttp's exceptions, and `asked` says whether it ever was.
+    Waiting ends with an answer or an exception of aiohttp's. `asked` says whether there was a
+    request.
     """
 
     asked = False
@@ -43,7 +44,8 @@ class Line(ResponseHandler):
         self.set_response_params(read_until_eof=True, auto_decompress=False)
         cast(asyncio.Transport, self.transport).write(request)
         self.hear()
-        self._look()
+        if self._watch is None or self._watch.when() > min(deadline, self._heard + read_s):
+            self._look()
 
     async def answer(self) -> tuple[RawResponseMessage, StreamReader]:
         """The head of the answer and its body to come, after a few that only announce it."""
@@ -61,8 +63,10 @@ class Line(ResponseHandler):
         begun = b"".join(iter(payload.read_nowait, b""))
         if payload.is_eof():
             return begun
-        self._awaited = rest = _Rest(self, begun, length)
-        cast(asyncio.Transport, self.transport).set_protocol(rest)
+        if self.transport is None:
+            raise aiohttp.ServerDisconnectedError
+        self._awaited = rest = _Rest(self, self.transport, begun, length)
+        self.transport.set_protocol(rest)
         return await rest.body()
 
     def hear(self) -> None:
@@ -71,13 +75,19 @@ class Line(ResponseHandler):
 
     def leave(self) -> None:
         """Waits no longer: what comes from here on was not asked for."""
-        if self._watch is not None:
-            self._watch.cancel()
         # Without a parser whatever comes is kept, and the connection is not used again.
         self._parser = self._awaited = None
 
     def _look(self) -> None:
-        """Ends a wait that is too long; else comes back when it would be."""
+        """Ends a wait that is too long; else comes back when it would be.
+
+        One that is still to come is not called off by the answer: it serves the next request.
+        """
+        if self._watch is not None:
+            self._watch.cancel()
+            self._watch = None
+        if self._parser is None:
+            return
         now = self._loop.time()
         # Who has not taken the request yet has nothing to say.
         silent_since = now if self.writing_paused else self._heard
@@ -86,6 +96,10 @@ class Line(ResponseHandler):
             self._watch = self._loop.call_at(end, self._look)
         else:
             self.set_exception(aiohttp.SocketTimeoutError())
+
+    def connection_lost(self, exc: BaseException | None) -> None:
+        super().connection_lost(exc)
+        self._look()
 
     def data_received(self, data: bytes) -> None:
         if data:
@@ -115,8 +129,9 @@ class Line(ResponseHandler):
 class _Rest(asyncio.BufferedProtocol):
     """What is still to come of a body, received where it is to stay."""
 
-    def __init__(self, line: Line, begun: bytes, length: int) -> None:
+    def __init__(self, line: Line, transport: asyncio.Transport, begun: bytes, length: int) -> None:
         self._line = line
+        self._transport = transport
         self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         # Memory that nobody has written to is not there: a ledger has to send what it announces.
         self._block = BytesIO(bytes(length))
@@ -138,7 +153,7 @@ class _Rest(asyncio.BufferedProtocol):
         self._line.hear()
         self._at += nbytes
         if self._at == len(self._room) and not self._all.done():
-            cast(asyncio.Transport, self._line.transport).pause_reading()
+            self._transport.pause_reading()
             self._all.set_result(None)
 
     def connection_lost(self, exc: Exception | None) -> None:

@@ -24,6 +24,8 @@ from tests.faulty import (
     GOOD,
     Act,
     FaultyLedger,
+    chunk,
+    chunked,
     closes,
     floods,
     hangs,
@@ -111,6 +113,20 @@ def test_a_large_body_comes_over_every_kind_of_connection(
         runner.run(ask())
 
 
+@pytest.mark.parametrize("size", [LARGE // 2, SIZE])
+async def test_a_body_of_unknown_length_comes_faster_than_it_is_taken(
+    size: int, faulty: FaultyLedger
+) -> None:
+    async with _client(faulty.url) as client, asyncio.timeout(10):
+        faulty.plays(sends(chunked(*[chunk(BODY[at : at + 1000]) for at in range(0, size, 1000)])))
+        body = (await client.send(READ, 10)).body
+        assert body[:size] == BODY[:size]
+        assert (await client.send(READ, 10)).body == GOOD
+        assert faulty.connections == 1
+        faulty.plays(closes(b"HTTP/1.1 200 OK\r\n\r\n" + BODY[:size]))
+        assert (await client.send(READ, 10)).body == BODY[:size]
+
+
 async def test_what_follows_a_large_body_is_nobodys(faulty: FaultyLedger) -> None:
     async with _client(faulty.url) as client:
         faulty.plays(sends(reply(BODY) + reply(b"[666]")))
@@ -127,7 +143,7 @@ async def test_what_follows_a_large_body_is_nobodys(faulty: FaultyLedger) -> Non
 async def test_a_large_body_that_breaks_off_is_broken(
     came: int, end: Callable[[bytes], Act], faulty: FaultyLedger
 ) -> None:
-    async with _client(faulty.url) as client:
+    async with _client(faulty.url) as client, asyncio.timeout(10):
         for call, expected in ((READ, LedgerBroken), (WRITE, OutcomeUnknown)):
             faulty.plays(end(_announced(SIZE, BODY[:came])))
             with pytest.raises(expected):
@@ -141,6 +157,7 @@ class _Wire(asyncio.Transport):
 
     def __init__(self, line: Line) -> None:
         super().__init__()
+        self.paused = False
         self._protocol: asyncio.BaseProtocol = line
         line.connection_made(self)
 
@@ -151,7 +168,10 @@ class _Wire(asyncio.Transport):
         """Takes it."""
 
     def pause_reading(self) -> None:
-        """Says no more anyway."""
+        self.paused = True
+
+    def resume_reading(self) -> None:
+        self.paused = False
 
     async def say(self, pieces: Sequence[tuple[float, bytes]]) -> None:
         """Says all of it in time."""
@@ -208,6 +228,57 @@ async def test_an_answer_in_time_is_an_answer() -> None:
     line.leave()
     await saying
     assert line.exception() is None
+
+
+@pytest.mark.parametrize(("first_s", "then_s"), [(1, 20), (20, 1), (20, 20)])
+@in_no_time
+async def test_how_long_is_waited_does_not_depend_on_the_request_before(
+    first_s: float, then_s: float
+) -> None:
+    line = Line(asyncio.get_running_loop())
+    wire = _Wire(line)
+    line.ask(b"", 5, now() + first_s)
+    await wire.say([(0.5, reply())])
+    assert await _answer(line) == GOOD
+    line.leave()
+    started = now()
+    line.ask(b"", 5, started + then_s)
+    with pytest.raises(TimeoutError):
+        await _answer(line)
+    assert now() - started == pytest.approx(min(then_s, 5))
+
+
+@in_no_time
+async def test_nobody_waits_between_two_requests() -> None:
+    line = Line(asyncio.get_running_loop())
+    wire = _Wire(line)
+    line.ask(b"", 5, now() + 20)
+    await wire.say([(0, reply())])
+    assert await _answer(line) == GOOD
+    line.leave()
+    await asyncio.sleep(100)
+    assert not line.should_close
+    line.ask(b"", 5, now() + 20)
+    line.connection_lost(None)
+    assert line._watch is None
+
+
+async def test_a_connection_that_was_held_up_goes_on() -> None:
+    line = Line(asyncio.get_running_loop())
+    wire = _Wire(line)
+    line.ask(b"", 5, asyncio.get_running_loop().time() + 20)
+    pieces = [chunk(BODY[at : at + LARGE]) for at in range(0, 4 * LARGE, LARGE)]
+    line.data_received(chunked(end=b""))
+    line.data_received(pieces[0])
+    line.data_received(pieces[1])
+    assert wire.paused
+    reading = asyncio.create_task(_answer(line))
+    await until(lambda: not wire.paused)
+    line.data_received(pieces[2] + pieces[3] + b"0\r\n\r\n")
+    assert await reading == BODY[: 4 * LARGE]
+    assert not wire.paused
+    line.leave()
+    line.connection_lost(None)
 
 
 @in_no_time

@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Callable
 from dataclasses import replace
+from unittest.mock import patch
 
 import pytest
 from hypothesis import given
@@ -11,11 +12,12 @@ from yarl import URL
 
 from gateway.calls import LedgerCall
 from gateway.config import Ledger
-from gateway.errors import LedgerBroken, LedgerUnreachable
+from gateway.errors import LedgerBroken, LedgerTimeout, LedgerUnreachable
 from gateway.ledger import LedgerClient
 from gateway.upstream import request
 from tests.conftest import config_for
 from tests.faulty import FaultyLedger, chunk, chunked, reply, sends, sends_apart
+from tests.gateway.no_time import in_no_time, now
 from tests.test_overload import until
 
 READ = LedgerCall("GET", "/ledger", (("limit", "2"),), "alice", "r-1")
@@ -140,6 +142,21 @@ async def test_a_server_that_cannot_be_asked_is_left_alone(greeting: Greeting) -
     server.close()
     await server.wait_closed()
     assert (greeted, heard) == (1, b"")
+
+
+@pytest.mark.parametrize("timeout_s", [3, 30])
+@in_no_time
+async def test_no_connection_is_waited_for_beyond_the_time_of_the_call(timeout_s: float) -> None:
+    async def silent(*_arguments: object, **_options: object) -> None:
+        await asyncio.get_running_loop().create_future()
+
+    client = LedgerClient(_settings("http://ledger.invalid", ledger__connect_timeout_s="4"))
+    with patch.object(asyncio.get_running_loop(), "getaddrinfo", silent):
+        async with client.run():
+            started = now()
+            with pytest.raises(LedgerTimeout):
+                await client.send(READ, timeout_s)
+            assert now() - started == pytest.approx(min(timeout_s, 4))
 
 
 async def test_a_bad_chunk_behind_good_ones_is_told_at_once() -> None:
