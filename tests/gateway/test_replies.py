@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import cast
 from unittest.mock import patch
 
+import aiohttp
 import aiohttp.connector
 import pytest
 import uvloop
@@ -173,6 +174,9 @@ class _Wire(asyncio.Transport):
     def resume_reading(self) -> None:
         self.paused = False
 
+    def close(self) -> None:
+        """Tells nobody."""
+
     async def say(self, pieces: Sequence[tuple[float, bytes]]) -> None:
         """Says all of it in time."""
         for pause_s, piece in pieces:
@@ -277,6 +281,23 @@ async def test_a_connection_that_was_held_up_goes_on() -> None:
     line.data_received(pieces[2] + pieces[3] + b"0\r\n\r\n")
     assert await reading == BODY[: 4 * LARGE]
     assert not wire.paused
+    line.leave()
+    line.connection_lost(None)
+
+
+async def test_a_large_body_may_be_there_already_or_its_connection_gone() -> None:
+    line = Line(asyncio.get_running_loop())
+    _Wire(line)
+    line.ask(b"", 5, asyncio.get_running_loop().time() + 20)
+    line.data_received(_announced(SIZE, BODY))
+    _, payload = await line.answer()
+    assert await line.whole(payload, SIZE) == BODY
+    line.ask(b"", 5, asyncio.get_running_loop().time() + 20)
+    line.data_received(_announced(SIZE))
+    _, payload = await line.answer()
+    line.close()
+    with pytest.raises(aiohttp.ServerDisconnectedError):
+        await line.whole(payload, SIZE)
     line.leave()
     line.connection_lost(None)
 
