@@ -35,6 +35,7 @@ _ID_LINE = re.compile(rb"\r\nx-request-id:([ \t!-~]*)(?=\r\n)", re.IGNORECASE)
 # So many of them at most, with so many others, stay within what a parser takes.
 _MAX_LINES = 8
 _MAX_HEADERS = 64
+_END = b"\r\n\r\n"
 HTTP_1_1 = (1, 1)
 _MAX_SHORTCUTS = 10_000
 # Longer heads are not worth the memory; in bytes.
@@ -69,7 +70,7 @@ class FastPath:
         lines that change nothing.
         """
         shortcut, request_id = self._by_head.get(data), None
-        if shortcut is None and len(data) <= _MAX_HEAD:
+        if shortcut is None and len(data) <= _MAX_HEAD and data.endswith(_END):
             deciding, count = _PER_REQUEST_LINE.subn(b"", data)
             if not 0 < count <= _MAX_LINES:
                 return None
@@ -86,7 +87,11 @@ class FastPath:
         if shortcut is None:
             return None
         if head is not None and len(head) <= _MAX_HEAD and len(key[1]) <= _MAX_HEADERS:
-            _remember(self._by_head, _PER_REQUEST_LINE.sub(b"", head), shortcut)
+            deciding, count = _PER_REQUEST_LINE.subn(b"", head)
+            # Nothing stands before the head or behind it, and no line of those is left in it.
+            whole = head.startswith(b"GET ") and head.find(_END) + len(_END) == len(head)
+            if whole and count == len(message.raw_headers) - len(key[1]):
+                _remember(self._by_head, deciding, shortcut)
         return self._answer(shortcut, request_id)
 
     async def learn(self, request: web.Request, response: web.StreamResponse) -> None:

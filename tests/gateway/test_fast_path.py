@@ -292,6 +292,32 @@ async def test_a_line_that_a_parser_refuses_is_not_passed_over(client: Client, l
     assert status(first) in (400, 403)
 
 
+@pytest.mark.parametrize("line", [b"traceparent: a", b"Traceparent: a", b"baggage: a"])
+@pytest.mark.parametrize("more", [b"", b"\r\n"])
+async def test_a_line_behind_a_head_or_before_it_is_no_part_of_it(
+    client: Client, line: bytes, more: bytes
+) -> None:
+    for data in (head() + more + line + b"\r\n", more + line + b"\r\n" + head()):
+        async with connected(client) as one:
+            await learned(one, head())
+            await one.get(head() + more)
+            await one.get(more + head())
+            found = await one.get(data)
+            if status(found) == 200:
+                found = await one.get(b"\r\n")
+            assert status(found) == 400
+
+
+async def test_an_id_beside_one_that_a_line_cannot_be_told_by_is_not_taken_over(
+    client: Client,
+) -> None:
+    data = head().replace(b"\r\n\r\n", b"\r\nX-Request-Id: \xe9\r\n\r\n")
+    other = data.replace(b"\r\n\r\n", b"\r\nX-Request-Id: a-1\r\n\r\n")
+    async with connected(client) as one:
+        await learned(one, data)
+        assert b"a-1" not in await one.get(other)
+
+
 async def test_what_the_caller_has_already_is_not_sent_again(client: Client, walks: Walks) -> None:
     async with connected(client) as one:
         answer = await learned(one, head())
