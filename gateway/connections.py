@@ -155,7 +155,7 @@ class Connection(web.RequestHandler):
     def data_received(self, data: bytes) -> None:
         """Starts the clock with the first byte of a head, stops it with the last."""
         self.new = False
-        if self._fast_path is not None and self._whole and self._idle():
+        if self._whole and self._fast_path is not None and self._idle():
             answer = self._fast_path.by_head(data)
             if answer is not None:
                 self._send(answer)
@@ -219,7 +219,8 @@ class Connection(web.RequestHandler):
         return answer is not None
 
     def _send(self, answer: bytes) -> None:
-        self._head_came()
+        if self._head_deadline is not None:
+            self._head_came()
         self._next_keepalive_close_time = self._loop.time() + self._keepalive_timeout
         if self.transport is not None:
             self.transport.write(answer)

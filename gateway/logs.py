@@ -10,7 +10,7 @@ from typing import Any
 import structlog
 
 from gateway.exchange import Trace
-from gateway.repeated_events import Lines, RepeatedLine
+from gateway.repeated_events import Lines, repeated_line
 
 # Where repeated events go, once it is known that they are read by a machine.
 _lines: Lines | None = None
@@ -67,13 +67,15 @@ def log_request(trace: Trace, method: str, status: int) -> None:
     structlog.get_logger().info("request", **event)
 
 
-def repeated(trace: Trace) -> Callable[[str, float], None]:
-    """Logs one more request like this one, given its id and how many seconds it took."""
+def repeated(trace: Trace) -> Callable[[str, float, float], None]:
+    """Logs one more request like this one, given its id, how many seconds it took, and the time in
+    seconds since the epoch.
+    """
     if _lines is not None:
         event = _event(trace, "GET", 200, "", 0.0)
-        return RepeatedLine(_lines, event | {"event": "request", "level": "info"})
+        return repeated_line(_lines, event | {"event": "request", "level": "info"})
 
-    def log(request_id: str, seconds: float) -> None:
+    def log(request_id: str, seconds: float, _now: float) -> None:
         event = _event(trace, "GET", 200, request_id, seconds)
         structlog.get_logger().info("request", **event)
 

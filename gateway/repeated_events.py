@@ -4,15 +4,23 @@ together from parts, and written several at a time.
 
 import asyncio
 import json
+import os
+import stat
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import lru_cache, partial
 from typing import Any, TextIO
 
 # What a pipe takes at once from several writers without mixing them (POSIX PIPE_BUF), in bytes.
+# Writes to a regular file are never mixed, however long they are.
 _AT_ONCE = 4096
-_MOST_LINES = 64
+_MOST_LINES = 256
 _DELAY_S = 0.05
 _ID, _DURATION, _TIME = "\x00id", "\x00duration", "\x00time"
+
+# What a line has around its request's id, its duration and the time.
+Parts = tuple[str, str, str, str]
+Use = tuple[Parts, str, float, float]
 
 
 class Lines:
@@ -20,62 +28,76 @@ class Lines:
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
-        self._lines: list[str] = []
+        self._at_once = None if _is_file(stream) else _AT_ONCE
+        self._uses: list[Use] = []
+        self._timer: asyncio.TimerHandle | None = None
 
-    def add(self, line: str) -> None:
-        """Takes a line that ends with a line break."""
-        self._lines.append(line)
-        if len(self._lines) == 1:
-            asyncio.get_running_loop().call_later(_DELAY_S, self.flush)
-        elif len(self._lines) >= _MOST_LINES:
+    def add(self, parts: Parts, request_id: str, seconds: float, now: float) -> None:
+        """Takes the line of a request that took so many seconds, until `now`, in seconds since the
+        epoch.
+        """
+        self._uses.append((parts, request_id, seconds, now))
+        if self._timer is None:
+            self._timer = asyncio.get_running_loop().call_later(_DELAY_S, self.flush)
+        elif len(self._uses) >= _MOST_LINES:
             self.flush()
 
     def flush(self) -> None:
         """Writes what is there, never a part of a line at a time."""
-        lines, self._lines = self._lines, []
-        batch: list[str] = []
-        size = 0
-        for line in lines:
-            if size + len(line) > _AT_ONCE:
-                self._write(batch)
-                batch, size = [], 0
-            batch.append(line)
-            size += len(line)
-        self._write(batch)
-
-    def _write(self, batch: list[str]) -> None:
-        if batch:
-            self._stream.write("".join(batch))
+        if self._timer is not None:
+            # Or every batch would be cut by the timer of one before it.
+            self._timer.cancel()
+            self._timer = None
+        uses, self._uses = self._uses, []
+        text = "".join(_lines(uses))
+        for piece in _pieces(text, self._at_once or len(text)):
+            self._stream.write(piece)
             self._stream.flush()
 
 
-class RepeatedLine:
-    """One event whose lines differ in the request's id, its duration and the time alone."""
-
-    def __init__(self, lines: Lines, event: Mapping[str, Any]) -> None:
-        marks = {"request_id": _ID, "duration_ms": _DURATION, "timestamp": _TIME}
-        text = json.dumps({**event, **marks}) + "\n"
-        head, rest = text.split(json.dumps(_ID)[1:-1])
-        middle, rest = rest.split(json.dumps(_DURATION))
-        last, end = rest.split(json.dumps(_TIME)[1:-1])
-        self._lines = lines
-        self._parts = head, middle, last, end
-
-    def __call__(self, request_id: str, seconds: float) -> None:
-        """Writes the line of one more request, which took so many seconds."""
-        head, middle, last, end = self._parts
-        duration = int(seconds * 1_000_000) / 1000
-        self._lines.add(f"{head}{request_id}{middle}{duration}{last}{_timestamp(time.time())}{end}")
+def repeated_line(lines: Lines, event: Mapping[str, Any]) -> Callable[[str, float, float], None]:
+    """Writes the lines of one event that differ in the request's id, in how many seconds it took,
+    and in the time, in seconds since the epoch.
+    """
+    marks = {"request_id": _ID, "duration_ms": _DURATION, "timestamp": _TIME}
+    text = json.dumps({**event, **marks}) + "\n"
+    head, rest = text.split(json.dumps(_ID)[1:-1])
+    middle, rest = rest.split(json.dumps(_DURATION))
+    last, end = rest.split(json.dumps(_TIME)[1:-1])
+    return partial(lines.add, (head, middle, last, end))
 
 
-_latest: tuple[int, str] = (0, "")
+def _is_file(stream: TextIO) -> bool:
+    try:
+        return stat.S_ISREG(os.fstat(stream.fileno()).st_mode)
+    except OSError:  # it is something of Python's own
+        return False
 
 
-def _timestamp(now: float) -> str:
+def _lines(uses: Sequence[Use]) -> Iterator[str]:
+    for (head, middle, last, end), request_id, seconds, now in uses:
+        duration = _milliseconds(int(seconds * 1_000_000))
+        yield f"{head}{request_id}{middle}{duration}{last}{_timestamp(int(now * 1000))}{end}"
+
+
+@lru_cache(maxsize=1024)
+def _milliseconds(microseconds: int) -> str:
+    return str(microseconds / 1000)
+
+
+@lru_cache(maxsize=1)  # there are many events in a millisecond
+def _timestamp(milliseconds: int) -> str:
     """ISO 8601 in UTC, to the millisecond, in the form that structlog's `TimeStamper` writes."""
-    global _latest  # there are many events in a millisecond
-    milliseconds = int(now * 1000)
-    if milliseconds != _latest[0]:
-        second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
-        _latest = (milliseconds, f"{second}.{milliseconds % 1000:03d}000Z")
-    return _latest[1]
+    second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
+    return f"{second}.{milliseconds % 1000:03d}000Z"
+
+
+def _pieces(text: str, size: int) -> Iterator[str]:
+    """Lines of ASCII in pieces of at most so many bytes, or of one line if it is longer."""
+    start = 0
+    while start < len(text):
+        end = text.rfind("\n", start, start + size)
+        if end < 0:
+            end = text.index("\n", start)
+        yield text[start : end + 1]
+        start = end + 1

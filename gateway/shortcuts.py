@@ -1,9 +1,9 @@
 """One answer that was given before, ready but for what differs each time."""
 
-import time
 import weakref
 from collections.abc import Mapping
 from email.utils import formatdate
+from math import floor
 
 from aiohttp import web
 
@@ -20,7 +20,8 @@ class Shortcut:
     """An answer from a kept reply, and what it depends on.
 
     `kept` and `sent` are references that die with the entry: the cache alone decides what is worth
-    its memory. `edition` is that of the keys which the token was verified with.
+    its memory. `edition` is that of the keys which the token was verified with. `count` and `log`
+    note one more use.
     """
 
     def __init__(self, trace: Trace, response: web.StreamResponse, metrics: Metrics) -> None:
@@ -31,31 +32,33 @@ class Shortcut:
         self.kept = weakref.ref(trace.found.kept)
         self.sent = weakref.ref(trace.sent)
         self.coding = response.headers.get("Content-Encoding", "identity")
-        self._count = metrics.repeated(trace)
-        self._log = logs.repeated(trace)
+        self.count = metrics.repeated(trace)
+        self.log = logs.repeated(trace)
         self._lines = _lines(response)
-        self._second: tuple[int, int, int] | None = None
+        # The head but for the id, the time of its `Date`, and the age from which on it is another.
         self._around_id = (b"", b"")
+        self._second = -1
+        self._next_age = 0.0
 
-    def head(self, age: float, left: float, limits: Mapping[str, str], request_id: str) -> bytes:
-        """The head of the answer: the same lines in the same order as when it was learned.
+    def around_id(
+        self, age: float, fresh_s: float, now: float, limits: Mapping[str, str]
+    ) -> tuple[bytes, bytes]:
+        """The head of the answer before its id and behind it: the same lines in the same order as
+        when it was learned.
 
-        `age` and what is `left` of its lifetime are in seconds.
+        `age` and `fresh_s`, how long the reply is fresh, are in seconds, `now` in those since the
+        epoch. A reply never gets younger.
         """
-        second = (int(age), int(left // 1), int(time.time()))
-        if limits or second != self._second:
-            self._second = second
-            self._around_id = self._made(second, limits)
-        before, after = self._around_id
-        return before + request_id.encode() + after
+        second = int(now)
+        if limits or second != self._second or age >= self._next_age:
+            whole, left = int(age), floor(fresh_s - age)
+            self._second, self._next_age = second, min(whole + 1, fresh_s - left)
+            self._around_id = self._made(whole, left, second, limits)
+        return self._around_id
 
-    def finished(self, request_id: str, duration: float) -> None:
-        """Counts and logs one use, which took so many seconds."""
-        self._count(duration)
-        self._log(request_id, duration)
-
-    def _made(self, second: tuple[int, int, int], limits: Mapping[str, str]) -> tuple[bytes, bytes]:
-        age, left, now = second
+    def _made(
+        self, age: int, left: int, now: int, limits: Mapping[str, str]
+    ) -> tuple[bytes, bytes]:
         values = {"Age": str(age), "Cache-Status": cache_status_of_hit(left)}
         values |= {"Date": formatdate(now, usegmt=True), "X-Request-Id": _ID, **limits}
         lines = [f"{name}: {values.get(name, value)}" for name, value in self._lines]

@@ -11,10 +11,11 @@ from aiohttp import web
 from aiohttp.test_utils import TestClient, TestServer
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from prometheus_client import Histogram
 from prometheus_client.parser import text_string_to_metric_families
 
 from gateway.exchange import Trace
-from gateway.metrics import Metrics
+from gateway.metrics import Metrics, _observe
 from tests.conftest import ADMIN, CREDENTIAL, RATE, RATES, SECRET, MakeClient, caller
 from tests.fakes import FakeLedger
 
@@ -239,6 +240,20 @@ def test_what_is_in_flight_comes_back_to_zero() -> None:
     for _ in range(3):
         metrics.finished(Trace("id", time.monotonic()), "GET", 200)
     assert in_flight(samples(metrics.exposition().decode())) == 0
+
+
+def test_repeated_answers_are_counted_together_as_they_would_be_one_by_one() -> None:
+    durations = (0.0004, 0.001, 0.0011, 0.3, 0.25, 29.0, 31.0, 0.0)
+    ours, theirs = (Histogram(name, "", buckets=(0.001, 0.25, 30.0)) for name in ("ours", "theirs"))
+    _observe(ours, durations)
+    for seconds in durations:
+        theirs.observe(seconds)
+    found, wanted = (
+        [sample.value for family in one.collect() for sample in family.samples][:6]
+        for one in (ours, theirs)
+    )
+    assert found == pytest.approx(wanted)
+    assert found[:5] == [3.0, 5.0, 7.0, 8.0, 8.0]
 
 
 # Streams.

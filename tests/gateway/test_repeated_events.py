@@ -4,6 +4,7 @@ import asyncio
 import io
 import json
 import re
+from pathlib import Path
 
 import pytest
 import structlog
@@ -11,7 +12,7 @@ import structlog
 from gateway import logs
 from gateway.authz import Principal, Role
 from gateway.exchange import Trace
-from gateway.repeated_events import Lines, RepeatedLine
+from gateway.repeated_events import Lines, repeated_line
 
 EVENT = {"request_id": "", "method": "GET", "duration_ms": 0.0, "code": None, "event": "request"}
 
@@ -41,7 +42,7 @@ async def test_a_line_is_what_structlog_would_write(
 ) -> None:
     logs.configure()
     logs.log_request(trace(), "GET", 200)
-    logs.repeated(trace())("r-1", 0.0015)
+    logs.repeated(trace())("r-1", 0.0015, 0.0)
     logs.flush()
     ours, theirs = (json.loads(line) for line in reversed(capsys.readouterr().out.splitlines()))
     assert list(ours) == list(theirs)
@@ -57,20 +58,60 @@ async def test_a_line_is_what_structlog_would_write(
 
 async def test_before_logs_are_set_up_structlog_is_asked() -> None:
     with structlog.testing.capture_logs() as captured:
-        logs.repeated(trace())("r-2", 0.001)
+        logs.repeated(trace())("r-2", 0.001, 0.0)
     (event,) = captured
     assert (event["event"], event["request_id"], event["cache"]) == ("request", "r-2", "hit")
 
 
 async def test_lines_are_written_together_and_none_in_two_pieces() -> None:
     stream = Stream()
-    line = RepeatedLine(Lines(stream), EVENT | {"comment": "x" * 900})
-    for number in range(64):
-        line(f"r-{number}", 0.001)
-    assert 10 < len(stream.pieces) < 64
+    line = repeated_line(Lines(stream), EVENT | {"comment": "x" * 900})
+    for number in range(256):
+        line(f"r-{number}", 0.001, 0.0)
+    assert 50 < len(stream.pieces) < 256
     assert all(piece.endswith("\n") and len(piece) <= 4096 for piece in stream.pieces)
     found = [json.loads(text)["request_id"] for text in stream.getvalue().splitlines()]
-    assert found == [f"r-{number}" for number in range(64)]
+    assert found == [f"r-{number}" for number in range(256)]
+
+
+async def test_a_file_takes_all_that_there_is_at_once(tmp_path: Path) -> None:
+    with (tmp_path / "log").open("w") as file:
+        stream = Stream()
+        stream.fileno = file.fileno  # type: ignore[method-assign]
+        line = repeated_line(Lines(stream), EVENT)
+        for number in range(256):
+            line(f"r-{number}", 0.001, 0.0)
+    (piece,) = stream.pieces
+    assert len(piece) > 4096
+    found = [json.loads(text)["request_id"] for text in piece.splitlines()]
+    assert found == [f"r-{number}" for number in range(256)]
+
+
+async def test_lines_that_were_written_leave_no_timer_to_cut_those_that_follow() -> None:
+    lines = Lines(Stream())
+    line = repeated_line(lines, EVENT)
+    line("r-1", 0.001, 0.0)
+    timer = lines._timer
+    lines.flush()
+    assert timer is not None
+    assert timer.cancelled()
+    line("r-2", 0.001, 0.0)
+    assert lines._timer is not timer
+
+
+async def test_each_line_has_the_time_and_the_duration_of_its_own_request() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+    line = repeated_line(lines, EVENT | {"timestamp": ""})
+    for seconds, now in ((0.0000129, 0.0019), (1.5, 0.002), (0.0, 86400.0)):
+        line("r-1", seconds, now)
+    lines.flush()
+    found = [json.loads(text) for text in stream.getvalue().splitlines()]
+    assert [(one["duration_ms"], one["timestamp"]) for one in found] == [
+        (0.012, "1970-01-01T00:00:00.001000Z"),
+        (1500.0, "1970-01-01T00:00:00.002000Z"),
+        (0.0, "1970-01-02T00:00:00.000000Z"),
+    ]
 
 
 async def test_a_line_alone_is_written_a_moment_later() -> None:
@@ -83,7 +124,7 @@ async def test_a_line_alone_is_written_a_moment_later() -> None:
         written.set()
 
     lines.flush = noted  # type: ignore[method-assign]
-    RepeatedLine(lines, EVENT)("r-1", 0.001)
+    repeated_line(lines, EVENT)("r-1", 0.001, 0.0)
     assert stream.pieces == []
     async with asyncio.timeout(5):
         await written.wait()
@@ -94,7 +135,7 @@ async def test_a_line_longer_than_a_pipe_takes_at_once_is_written_whole() -> Non
     stream = Stream()
     lines = Lines(stream)
     for name in ("a", "b"):
-        RepeatedLine(lines, EVENT | {"comment": name * 5000})("r-1", 0.001)
+        repeated_line(lines, EVENT | {"comment": name * 5000})("r-1", 0.001, 0.0)
     lines.flush()
     lines.flush()
     assert [len(piece) > 5000 for piece in stream.pieces] == [True, True]
