@@ -172,6 +172,16 @@ def ask(port: int, path: str, headers: Mapping[str, str] | None = None) -> tuple
         return response.status, response.read()
 
 
+def whole_answer(port: int, path: str, headers: Mapping[str, str]) -> bytes:
+    """The head of one answer and its body."""
+    with closing(http.client.HTTPConnection(HOST, port, timeout=PATIENCE_S)) as connection:
+        connection.request("GET", path, headers=dict(headers))
+        response = connection.getresponse()
+        lines = [f"HTTP/1.1 {response.status} {response.reason}"]
+        lines += [f"{name}: {value}" for name, value in response.getheaders()]
+        return "\r\n".join([*lines, "", ""]).encode() + response.read()
+
+
 def free_port() -> int:
     """A port that nobody listens on."""
     with socket.socket() as listener:

@@ -19,7 +19,7 @@ from pathlib import Path
 import jwt
 import pytest
 
-from bench import machine, profiles, report, rows, stream, wrk
+from bench import machine, peers, profiles, report, rows, stream, wrk
 from bench.__main__ import main
 from bench.figures import (
     Bound,
@@ -34,7 +34,15 @@ from bench.figures import (
     turns,
 )
 from bench.open_loop import Generator, Timing, is_whole
-from bench.processes import BenchError, Server, ask, free_port, on_cores, running
+from bench.processes import (
+    BenchError,
+    Server,
+    ask,
+    free_port,
+    on_cores,
+    running,
+    whole_answer,
+)
 from bench.reference import filtered
 from bench.stage import PEERS, Stage
 from bench.stream import Figures
@@ -534,9 +542,15 @@ def test_a_question_brings_status_and_body() -> None:
     assert ask(server.port, "/", {"a": "b"}) == (200, b"hello")
 
 
+def test_a_whole_answer_is_its_head_and_its_body() -> None:
+    server = Answering(ANSWER)
+    server.start()
+    assert whole_answer(server.port, "/", {"a": "b"}) == ANSWER
+
+
 # The peers.
 
-TEMPLATES = ["envoy.yaml", "haproxy.cfg", "nginx.conf", "nginx-upstream.conf"]
+TEMPLATES = ["envoy.yaml", "haproxy.cfg", "nginx.conf", "nginx-plain.conf", "nginx-upstream.conf"]
 
 
 def test_every_configuration_is_known() -> None:
@@ -556,6 +570,22 @@ def test_a_peer_listens_where_it_is_told_and_on_loopback_only(
     assert set(re.findall(r"\d+\.\d+\.\d+\.\d+", text)) == {"127.0.0.1"}
     assert "0.0.0.0" not in text
     assert "[::]" not in text
+
+
+def test_the_plain_configuration_of_nginx_reads_files_slower_and_differs_in_nothing_else() -> None:
+    best, plain = (
+        (PEERS / f"{name}.conf").read_text().replace(name, "nginx").splitlines()[1:]
+        for name in ("nginx", "nginx-plain")
+    )
+    plain = [line.replace("path cache-plain ", "path cache ") for line in plain]
+    faster = [line.split()[0] for line in best if line not in plain]
+    assert faster == ["sendfile", "tcp_nopush", "open_file_cache"]
+    assert [line for line in best if line.split()[0] not in faster] == plain
+
+
+def test_the_floor_gives_everybody_the_answer_that_it_was_given(tmp_path: Path) -> None:
+    with peers.echo(stage_in(tmp_path), ANSWER) as server:
+        assert [whole_answer(server.port, "/", {}) for _ in range(2)] == [ANSWER, ANSWER]
 
 
 def test_what_is_missing_is_said_with_the_way_to_get_it(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,9 @@
 """The peers: the same job done by other servers, each as well set up as it honestly can be."""
 
 import os
+import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
 from bench.machine import program
@@ -11,19 +12,37 @@ from bench.rows import SECRET, identity, secret_base64
 from bench.stage import PATH, Stage, expect, expect_refusals, nginx
 
 NGINX = "nginx proxy_cache, no auth"
+NGINX_PLAIN = "nginx proxy_cache, plain configuration"
 HAPROXY = "HAProxy JWT + cache"
 ENVOY = "Envoy JWT, proxied"
 FASTAPI = "FastAPI + httpx"
+ECHO = "floor: uvloop echo of the same sizes"
 
 
 @contextmanager
-def nginx_cache(stage: Stage, ledger: int) -> Iterator[Server]:
+def nginx_cache(stage: Stage, ledger: int, name: str = "nginx") -> Iterator[Server]:
     """nginx, which answers from its cache and asks nobody who they are."""
     port = free_port()
-    config = stage.write("nginx.conf", port=port, upstream=ledger)
+    config = stage.write(f"{name}.conf", port=port, upstream=ledger)
     command = nginx(config, stage.folder)
-    with running("nginx", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+    with running(name, command, port=port, cores=stage.serving, folder=stage.folder) as server:
         expect(server, PATH, identity("alice"))
+        yield server
+
+
+def nginx_plain(stage: Stage, ledger: int) -> AbstractContextManager[Server]:
+    """The same as most people configure it."""
+    return nginx_cache(stage, ledger, "nginx-plain")
+
+
+@contextmanager
+def echo(stage: Stage, answer: bytes) -> Iterator[Server]:
+    """Nothing but a loop, which gives everybody the same answer unasked."""
+    port, file = free_port(), stage.folder / "answer.http"
+    file.write_bytes(answer)
+    script = Path(__file__).with_name("echo.py")
+    command = [sys.executable, str(script), HOST, str(port), str(file)]
+    with running("echo", command, port=port, cores=stage.serving, folder=stage.folder) as server:
         yield server
 
 

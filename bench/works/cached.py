@@ -5,7 +5,7 @@ from contextlib import AbstractContextManager, ExitStack, contextmanager
 
 from bench import peers
 from bench.figures import Ratio, Result, Series
-from bench.processes import BenchError, Server
+from bench.processes import BenchError, Server, whole_answer
 from bench.profiles import profile
 from bench.rows import envelope, identity, user, zipf_order
 from bench.stage import HITS, PATH, Stage, expect, expect_refusals
@@ -28,6 +28,7 @@ def _ours(stage: Stage, ledger: int) -> Iterator[Server]:
 _STARTS: dict[str, Callable[[Stage, int], AbstractContextManager[Server]]] = {
     OURS: _ours,
     peers.NGINX: peers.nginx_cache,
+    peers.NGINX_PLAIN: peers.nginx_plain,
     peers.HAPROXY: peers.haproxy,
     peers.ENVOY: peers.envoy,
 }
@@ -37,27 +38,35 @@ def repeated(stage: Stage, result: Result) -> None:
     """Clients that send the same head again and again."""
     load = Load(PATH, identity("alice"))
     found = _compare(stage, result, load, [OURS, peers.HAPROXY])
-    result.ratios.append(Ratio("cached read", found[OURS], found[peers.HAPROXY], reach=1.0))
+    result.ratios += [
+        Ratio("cached read", found[OURS], found[peers.HAPROXY], reach=1.0),
+        Ratio("cached read", found[OURS], found[peers.ECHO]),
+    ]
 
 
 def traced(stage: Stage, result: Result) -> None:
     """Clients that are traced: every head is another."""
     headers = {"traceparent": TRACE_MARK, **identity("alice")}
     load = prepared(stage.folder / "traced.lua", [head(PATH, headers)], [0])
-    names = [OURS, peers.NGINX, peers.ENVOY, peers.HAPROXY]
+    names = [OURS, peers.NGINX, peers.NGINX_PLAIN, peers.ENVOY, peers.HAPROXY]
     found = _compare(stage, result, load, names)
     what, ours = "cached read, traced", found[OURS]
     result.ratios += [
         Ratio(what, ours, found[peers.NGINX], reach=1.0),
         Ratio(what, ours, found[peers.ENVOY], reach=2.5),
         Ratio(what, ours, found[peers.HAPROXY], towards=0.7),
+        Ratio(what, ours, found[peers.NGINX_PLAIN]),
+        Ratio(what, ours, found[peers.ECHO]),
     ]
 
 
 def _compare(stage: Stage, result: Result, load: Load, names: list[str]) -> dict[str, Series]:
+    """The rates of ours and its peers, and of what only echoes ours."""
     with ExitStack() as stack:
         ledger = stack.enter_context(stage.ledger(envelope(["alice"] * 10)))
         started = {name: stack.enter_context(_STARTS[name](stage, ledger)) for name in names}
+        answer = whole_answer(started[OURS].port, PATH, identity("alice"))
+        started[peers.ECHO] = stack.enter_context(peers.echo(stage, answer))
         found = stage.rates({name: (server, load) for name, server in started.items()})
         profile(stage, result, started[OURS], load)
     return found
