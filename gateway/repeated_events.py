@@ -75,9 +75,14 @@ def _is_file(stream: TextIO) -> bool:
 
 
 def _lines(uses: Sequence[Use]) -> Iterator[str]:
+    since = until = 0.0
     for (head, middle, last, end), request_id, seconds, now in uses:
+        if not since <= now < until:  # there are many events in a millisecond
+            milliseconds = int(now * 1000)
+            since, until = milliseconds / 1000, (milliseconds + 1) / 1000
+            timestamp = _timestamp(milliseconds)
         duration = _milliseconds(int(seconds * 1_000_000))
-        yield f"{head}{request_id}{middle}{duration}{last}{_timestamp(int(now * 1000))}{end}"
+        yield f"{head}{request_id}{middle}{duration}{last}{timestamp}{end}"
 
 
 @lru_cache(maxsize=1024)
@@ -85,7 +90,6 @@ def _milliseconds(microseconds: int) -> str:
     return str(microseconds / 1000)
 
 
-@lru_cache(maxsize=1)  # there are many events in a millisecond
 def _timestamp(milliseconds: int) -> str:
     """ISO 8601 in UTC, to the millisecond, in the form that structlog's `TimeStamper` writes."""
     second = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(milliseconds // 1000))
