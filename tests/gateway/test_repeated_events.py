@@ -5,6 +5,7 @@ import io
 import json
 import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import structlog
@@ -27,6 +28,18 @@ class Stream(io.StringIO):
     def write(self, text: str) -> int:
         self.pieces.append(text)
         return super().write(text)
+
+
+class File(io.FileIO):
+    """A file that notes what each call of the system was to write."""
+
+    def __init__(self, path: Path, mode: str) -> None:
+        super().__init__(path, mode)
+        self.pieces: list[bytes] = []
+
+    def write(self, data: Any) -> int | None:
+        self.pieces.append(bytes(data))
+        return super().write(data)
 
 
 def trace() -> Trace:
@@ -75,14 +88,13 @@ async def test_lines_are_written_together_and_none_in_two_pieces() -> None:
 
 
 async def test_a_file_takes_all_that_there_is_at_once(tmp_path: Path) -> None:
-    with (tmp_path / "log").open("w") as file:
-        stream = Stream()
-        stream.fileno = file.fileno  # type: ignore[method-assign]
+    file = File(tmp_path / "log", "w")
+    with io.TextIOWrapper(io.BufferedWriter(file)) as stream:
         line = repeated_line(Lines(stream), EVENT)
         for number in range(256):
             line(f"r-{number}", 0.001, 0.0)
-    (piece,) = stream.pieces
-    assert len(piece) > 4096
+    (piece,) = file.pieces
+    assert len(piece) > io.DEFAULT_BUFFER_SIZE
     found = [json.loads(text)["request_id"] for text in piece.splitlines()]
     assert found == [f"r-{number}" for number in range(256)]
 
