@@ -7,6 +7,7 @@ import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from math import floor
 from pathlib import Path
 from typing import Any
 
@@ -424,6 +425,20 @@ async def test_when_its_time_is_up_the_ledger_is_asked(
         monkeypatch.setattr(cached, "_now", lambda: late)
         await one.get(head())
     assert len(ledger.calls) == 2
+
+
+async def test_age_lifetime_and_date_are_those_of_the_moment(client: Client) -> None:
+    async with connected(client) as one:
+        await learned(one, head())
+    (shortcut,) = client.gateway.api[FAST_PATH]._by_request.values()
+    moments = [(0.2, 5.2), (0.49, 5.9), (0.51, 5.95), (0.99, 5.99), (1.0, 5.99), (1.2, 6.0)]
+    moments += [(1.3, 6.1), (1.51, 6.2), (7.0, 4.0), (7.0, 4.1), (7.5, 3.99), (600.4, 3.99)]
+    for age, now in moments:
+        before, after = shortcut.around_id(age, 600.5, now, {})
+        lines = (before + after).decode().split("\r\n")
+        assert f"Age: {int(age)}" in lines
+        assert f"Cache-Status: ledger-gateway; hit; ttl={floor(600.5 - age)}" in lines
+        assert f"Date: Thu, 01 Jan 1970 00:00:0{int(now)} GMT" in lines
 
 
 async def test_what_the_cache_lets_go_is_not_held_by_a_shortcut(
