@@ -34,6 +34,7 @@ from gateway.middlewares import METRICS, error_boundary, request_context
 from gateway.rate_limit import MAX_USERS, RateLimit
 from gateway.retries import RetryRules
 from gateway.revocations import Revocations
+from gateway.routing import ROUTING, Routing
 from gateway.walk import Rules, Walk
 from gateway.writes import Writes
 
@@ -90,11 +91,11 @@ def create_app(config: Config, common: Shared) -> Gateway:
         api.on_response_prepare.append(api[FAST_PATH].learn)
     api.on_response_prepare.append(_release)
     api.cleanup_ctx.append(_running(client, guarded, writes, key_set, coherence))
+    routing = api[ROUTING] = Routing(api)
     for endpoint in ENDPOINTS:
-        # Any segment matches, braces too, so that it is the endpoint that refuses it.
-        path = endpoint.path.replace("}", ":[^/]+}")
         handler = _handler(walk, endpoint, config.server.body_timeout_s)
-        api.router.add_route(endpoint.method, path, handler, expect_handler=_expect)
+        # Any segment matches, so that it is the endpoint that refuses it.
+        routing.add(endpoint.method, endpoint.path, handler, _expect)
     status.add_probes(api, health)
     status.add_docs(api)
     ops = _application(metrics, health, config.server.max_body_bytes)

@@ -18,6 +18,7 @@ from gateway.errors import (
 from gateway.exchange import Answer, Ask, Trace
 from gateway.kept import Outcome
 from gateway.representations import Representation, matches
+from gateway.responses import Whole
 
 TRACE = web.RequestKey("trace", Trace)
 
@@ -68,7 +69,7 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
         if answer.status == 204:
             del headers["Content-Type"]
         request[TRACE].bytes_sent = len(answer.body)
-        return web.Response(status=answer.status, body=answer.body or None, headers=headers)
+        return Whole(answer.status, headers, answer.body)
     response = web.StreamResponse(status=answer.status, headers=headers)
     await response.prepare(request)
     await _send(request, response, answer.body)
@@ -77,17 +78,17 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
 
 async def _represented(
     request: web.Request, representation: Representation, headers: dict[str, str]
-) -> web.Response:
+) -> Whole:
     """The representation in the coding that suits the caller; nothing of it if they have it."""
     coding, body = await representation.chosen(request.headers.getall("Accept-Encoding", []))
     headers["ETag"] = representation.tag(coding)
     if matches(headers["ETag"], request.headers.getall("If-None-Match", [])):
-        return web.Response(status=304, headers=headers)
+        return Whole(304, headers, b"")
     if coding != "identity":
         headers["Content-Encoding"] = coding
     request[TRACE].bytes_sent = len(body)
     request[TRACE].sent = representation
-    return web.Response(body=body, headers=headers)
+    return Whole(200, headers, body)
 
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:

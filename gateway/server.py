@@ -17,6 +17,7 @@ from gateway.connections import DEFAULTS, Connections, Limits
 from gateway.fast_path import FAST_PATH
 from gateway.listener import close
 from gateway.middlewares import METRICS
+from gateway.routing import ROUTING
 
 _BACKLOG = 1024
 # How long a body that nobody wanted is read on, so that its sender can read the answer; seconds.
@@ -110,6 +111,9 @@ async def listening(
     try:
         if runner.server is None:
             raise RuntimeError("the application was not set up")
+        if ROUTING in app:
+            at_once: Any = app[ROUTING](runner.server.request_handler)
+            runner.server.request_handler = at_once
         connections = Connections(
             runner.server, limits, options, app.get(METRICS), app.get(FAST_PATH)
         )

@@ -1,0 +1,60 @@
+"""An answer that is all there, as aiohttp is to send it."""
+
+from aiohttp import web
+from aiohttp.abc import AbstractStreamWriter
+from aiohttp.helpers import rfc822_formatted_time
+from aiohttp.web_request import BaseRequest
+
+_NO_CONTENT = frozenset({204, 304})
+
+
+class Whole(web.StreamResponse):
+    """A response whose head and body go out in one write.
+
+    aiohttp's own `Response` would find out first what kind of body it was given; this one has
+    bytes, and headers that say what they are.
+    """
+
+    def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
+        super().__init__(status=status, headers=headers)
+        self._content = body
+        self._lasting: bool | None = None
+
+    @property
+    def keep_alive(self) -> bool | None:
+        """Whether the connection lasts; None as long as nothing has been decided."""
+        return self._lasting
+
+    def force_close(self) -> None:
+        """Ends the connection after this response."""
+        self._lasting = False
+
+    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+        """Completes the headers; nothing is sent before the body."""
+        if self._req is None:
+            self._req = request
+            if self.status not in _NO_CONTENT:
+                self.headers["Content-Length"] = str(len(self._content))
+            self.headers["Date"] = rfc822_formatted_time()
+            await request._prepare_hook(self)
+            self._connection(request)
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        """Sends it. Raises `ConnectionError` if nobody is there."""
+        request = self._req
+        if request is None or self._eof_sent:
+            return
+        self._eof_sent, self._req = True, None
+        version = request.version
+        line = f"HTTP/{version.major}.{version.minor} {self.status} {self.reason}"
+        await request.writer.write_headers(line, self.headers)
+        await request.writer.write_eof(b"" if request.method == "HEAD" else self._content)
+
+    def _connection(self, request: BaseRequest) -> None:
+        if self._lasting is None:
+            self._lasting = request.keep_alive
+        if not self._lasting:
+            self.headers["Connection"] = "close"
+        elif request.version < (1, 1):
+            self.headers["Connection"] = "keep-alive"
