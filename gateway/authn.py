@@ -76,13 +76,14 @@ class Authenticator:
         )
 
     async def _verified(self, token: str) -> Principal:
-        known = self._memo.get(token) if self._keyring.ready else None
-        principal = known or await self._verify(token)
+        known: Principal | None = self._memo.get(token) if self._keyring.ready else None
+        principal = known if known is not None else await self._verify(token)
         if self._now() >= principal.expires_at:
             raise tokens.invalid("The token has expired.")
         if self._revocations.covers(principal):
             raise tokens.invalid("The token is revoked.")
-        self._memo[token] = principal
+        if known is None:
+            self._memo[token] = principal
         return principal
 
     async def _verify(self, token: str) -> Principal:

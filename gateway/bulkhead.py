@@ -1,8 +1,6 @@
 """A bound on the calls in flight to the ledger: some wait a little, the rest are turned away."""
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
 from gateway.errors import Overloaded
@@ -18,7 +16,11 @@ class BulkheadRules:
 
 
 class Bulkhead:
-    """Holds a place for each call in flight."""
+    """Holds a place for each call in flight.
+
+    `async with` it takes one for the time of a call, or raises `Overloaded` if there is none soon
+    enough.
+    """
 
     def __init__(self, rules: BulkheadRules) -> None:
         self._rules = rules
@@ -26,16 +28,13 @@ class Bulkhead:
         self.in_flight = 0
         self.waiting = 0
 
-    @asynccontextmanager
-    async def place(self) -> AsyncIterator[None]:
-        """A place for the time of a call. Raises `Overloaded` if there is none soon enough."""
+    async def __aenter__(self) -> None:
         await self._enter()
         self.in_flight += 1
-        try:
-            yield
-        finally:
-            self.in_flight -= 1
-            self._places.release()
+
+    async def __aexit__(self, *_: object) -> None:
+        self.in_flight -= 1
+        self._places.release()
 
     async def _enter(self) -> None:
         if not self._places.locked():

@@ -32,6 +32,8 @@ _HEADERS = {
 
 def request_id(request: web.Request) -> str:
     """The caller's `X-Request-Id` if it is one that may be logged, else one of ours."""
+    if "X-Request-Id" not in request.headers:
+        return new_id()
     given = [value for name, value in request.raw_headers if name.lower() == b"x-request-id"]
     return accepted_id(given) or new_id()
 

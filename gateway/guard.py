@@ -101,7 +101,7 @@ class GuardedLedger:
     async def _attempt(self, call: LedgerCall, deadline: float) -> LedgerReply:
         if self._breaker.state(self._now()) is Circuit.OPEN:
             raise self._circuit_open()
-        async with self._bulkhead.place():
+        async with self._bulkhead:
             if self._now() >= deadline:
                 raise overloaded()
             admission = self._breaker.admit(self._now())

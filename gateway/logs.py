@@ -5,12 +5,13 @@ import sys
 import time
 import traceback
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import structlog
 
 from gateway.exchange import Trace
-from gateway.repeated_events import Lines, repeated_line
+from gateway.repeated_events import Lines, parts
 
 # Where repeated events go, once it is known that they are read by a machine.
 _lines: Lines | None = None
@@ -63,8 +64,15 @@ def describe(error: BaseException) -> dict[str, Any]:
 
 def log_request(trace: Trace, method: str, status: int) -> None:
     """The one event of a request: never a token, never a body, the user name only if verified."""
-    event = _event(trace, method, status, trace.request_id, time.monotonic() - trace.started)
-    structlog.get_logger().info("request", **event)
+    seconds = time.monotonic() - trace.started
+    event = _event(trace, method, status, trace.request_id, seconds)
+    if _lines is None:
+        structlog.get_logger().info("request", **event)
+        return
+    _lines.add(parts(event), trace.request_id, seconds, time.time())
+    if method != "GET":
+        # What may have changed something is on record at once.
+        _lines.flush()
 
 
 def repeated(trace: Trace) -> Callable[[str, float, float], None]:
@@ -72,8 +80,7 @@ def repeated(trace: Trace) -> Callable[[str, float, float], None]:
     seconds since the epoch.
     """
     if _lines is not None:
-        event = _event(trace, "GET", 200, "", 0.0)
-        return repeated_line(_lines, event | {"event": "request", "level": "info"})
+        return partial(_lines.add, parts(_event(trace, "GET", 200, "", 0.0)))
 
     def log(request_id: str, seconds: float, _now: float) -> None:
         event = _event(trace, "GET", 200, request_id, seconds)

@@ -4,6 +4,8 @@ import asyncio
 import os
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import partial
 
 from prometheus_client import (
     CollectorRegistry,
@@ -50,8 +52,9 @@ class Metrics:
         self._cache = Counter(
             "gateway_cache", "Reads by what the cache knew.", ["outcome"], registry=registry
         )
-        # What answers took that are not counted yet, in seconds, by route and what the cache knew.
-        self._pending: dict[tuple[str, str], list[float]] = {}
+        # By the labels of what is counted: as many as there are series, and no more.
+        self._pending: dict[tuple[str, ...], _Answers] = {}
+        self._settling = False
         self._in_flight = Gauge(
             "gateway_requests_in_flight",
             "Requests not yet answered.",
@@ -67,37 +70,46 @@ class Metrics:
         """A request has been answered."""
         self._in_flight.dec()
         known = method if method in _METHODS else "other"
-        self._requests.labels(known, trace.route, str(status)).inc()
-        self._duration.labels(trace.route).observe(time.monotonic() - trace.started)
+        answers = self._answers(known, trace.route, str(status), trace.cache)
+        answers.dropped += trace.rows_dropped
         if trace.ledger_time:
-            self._ledger.labels(trace.route).observe(trace.ledger_time)
-        if trace.cache != "none":
-            self._cache.labels(trace.cache).inc()
-        if trace.rows_dropped:
-            self._dropped.inc(trace.rows_dropped)
+            answers.at_ledger.append(trace.ledger_time)
+        self._note(answers, time.monotonic() - trace.started)
 
     def repeated(self, trace: Trace) -> Callable[[float], None]:
         """Counts one more answer like this one, given how many seconds it took."""
-        durations = self._pending.setdefault((trace.route, trace.cache), [])
-        drop, dropped = self._dropped.inc, trace.rows_dropped
+        answers, dropped = self._answers("GET", trace.route, "200", trace.cache), trace.rows_dropped
 
         def finished(seconds: float) -> None:
-            durations.append(seconds)
-            if dropped:
-                drop(dropped)
-            if len(durations) == 1:
-                asyncio.get_running_loop().call_later(_SETTLE_S, self.settle)
+            answers.dropped += dropped
+            self._note(answers, seconds)
 
         return finished
 
     def settle(self) -> None:
-        """Counts the repeated answers that were only noted."""
-        for (route, cache), durations in self._pending.items():
-            if durations:
-                self._requests.labels("GET", route, "200").inc(len(durations))
-                self._cache.labels(cache).inc(len(durations))
-                _observe(self._duration.labels(route), durations)
-                durations.clear()
+        """Counts the answers that were only noted."""
+        self._settling = False
+        for answers in self._pending.values():
+            answers.settle()
+
+    def _note(self, answers: "_Answers", seconds: float) -> None:
+        answers.durations.append(seconds)
+        if not self._settling:
+            self._settling = True
+            asyncio.get_running_loop().call_later(_SETTLE_S, self.settle)
+
+    def _answers(self, method: str, route: str, status: str, cache: str) -> "_Answers":
+        labels = method, route, status, cache
+        found = self._pending.get(labels)
+        if found is None:
+            found = self._pending[labels] = _Answers(
+                self._requests.labels(method, route, status),
+                self._duration.labels(route),
+                partial(self._ledger.labels, route),
+                self._dropped,
+                self._cache.labels(cache) if cache != "none" else None,
+            )
+        return found
 
     def exposition(self) -> bytes:
         """All of it in Prometheus' text format."""
@@ -121,6 +133,40 @@ class Metrics:
         registry = CollectorRegistry()
         multiprocess.MultiProcessCollector(registry)  # type: ignore[no-untyped-call]
         return registry
+
+
+@dataclass(slots=True)
+class _Answers:
+    """Answers of one kind that are noted and not counted yet, and what counts them.
+
+    Times in seconds: `durations` of the answers, `at_ledger` of those that took some there.
+    """
+
+    requests: Counter
+    duration: Histogram
+    # Made only where there is something to tell.
+    ledger: Callable[[], Histogram]
+    rows: Counter
+    cache: Counter | None
+    durations: list[float] = field(default_factory=list)
+    at_ledger: list[float] = field(default_factory=list)
+    dropped: int = 0
+
+    def settle(self) -> None:
+        """Counts them."""
+        if not self.durations:
+            return
+        self.requests.inc(len(self.durations))
+        if self.cache is not None:
+            self.cache.inc(len(self.durations))
+        if self.dropped:
+            self.rows.inc(self.dropped)
+        _observe(self.duration, self.durations)
+        if self.at_ledger:
+            _observe(self.ledger(), self.at_ledger)
+        self.durations.clear()
+        self.at_ledger.clear()
+        self.dropped = 0
 
 
 def _observe(histogram: Histogram, values: Sequence[float]) -> None:

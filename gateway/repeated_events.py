@@ -1,4 +1,4 @@
-"""Events of requests that are answered faster than structlog writes a line: the same lines, put
+"""Events of requests, which are answered faster than structlog writes a line: the same lines, put
 together from parts, and written several at a time.
 """
 
@@ -7,8 +7,8 @@ import json
 import os
 import stat
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from functools import lru_cache, partial
+from collections.abc import Iterator, Mapping, Sequence
+from functools import lru_cache
 from typing import Any, TextIO
 
 # What a pipe takes at once from several writers without mixing them (POSIX PIPE_BUF), in bytes.
@@ -16,7 +16,9 @@ from typing import Any, TextIO
 _AT_ONCE = 4096
 _MOST_LINES = 256
 _DELAY_S = 0.05
+# No value of an event holds any of these.
 _ID, _DURATION, _TIME = "\x00id", "\x00duration", "\x00time"
+_ID_TEXT, _DURATION_TEXT, _TIME_TEXT = r"\u0000id", r'"\u0000duration"', r"\u0000time"
 
 # What a line has around its request's id, its duration and the time.
 Parts = tuple[str, str, str, str]
@@ -55,16 +57,14 @@ class Lines:
             self._stream.flush()
 
 
-def repeated_line(lines: Lines, event: Mapping[str, Any]) -> Callable[[str, float, float], None]:
-    """Writes the lines of one event that differ in the request's id, in how many seconds it took,
-    and in the time, in seconds since the epoch.
-    """
-    marks = {"request_id": _ID, "duration_ms": _DURATION, "timestamp": _TIME}
-    text = json.dumps({**event, **marks}) + "\n"
-    head, rest = text.split(json.dumps(_ID)[1:-1])
-    middle, rest = rest.split(json.dumps(_DURATION))
-    last, end = rest.split(json.dumps(_TIME)[1:-1])
-    return partial(lines.add, (head, middle, last, end))
+def parts(event: Mapping[str, Any]) -> Parts:
+    """What the line of a request's event has around what `Lines.add` is told of it."""
+    marks = {"request_id": _ID, "duration_ms": _DURATION}
+    ends = {"event": "request", "level": "info", "timestamp": _TIME}
+    head, _, rest = json.dumps({**event, **marks, **ends}).partition(_ID_TEXT)
+    middle, _, rest = rest.partition(_DURATION_TEXT)
+    last, _, end = rest.partition(_TIME_TEXT)
+    return head, middle, last, end + "\n"
 
 
 def _is_file(stream: TextIO) -> bool:

@@ -5,7 +5,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
 from types import MappingProxyType
-from typing import Any, TypeVar
+from typing import Any
 from urllib.parse import urlencode
 
 from gateway import rows, views
@@ -21,15 +21,12 @@ from gateway.exchange import Answer, Ask
 from gateway.freshness import Lifetime, Wishes, wishes
 from gateway.kept import Found, Outcome
 from gateway.pages import Page, Patience, limited, pages, rebatched
+from gateway.queries import Pairs, understood
 from gateway.rate_limit import RateLimit
 from gateway.refusals import refusal
 from gateway.representations import represent
 from gateway.writes import Writes
-from schemas.queries import ListQuery, list_query, no_query, parse_query, rate_filters
-from schemas.violations import Violations
-
-Pairs = tuple[tuple[str, str], ...]
-Q = TypeVar("Q")
+from schemas.queries import ListQuery, list_query, no_query, rate_filters
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +102,7 @@ class Walk:
 
     async def _write(self, visit: Visit) -> Answer:
         endpoint, ask = visit.endpoint, visit.ask
-        _query(no_query, ask)
+        understood(no_query, ask.raw_query)
         key = idempotency_key(ask.headers, required=endpoint.idempotency_key_required)
         body = await checked_body(endpoint, ask)
         call = replace(_call(visit, ()), idempotency_key=key, body=body)
@@ -124,20 +121,19 @@ class Walk:
     async def _read(self, visit: Visit) -> Answer:
         """A reply that comes whole: pending deposits, a rate, the rates."""
         allowed = rate_filters if visit.endpoint.reply is Reply.RATES else no_query
-        filters = _query(allowed, visit.ask)
+        filters = understood(allowed, visit.ask.raw_query)
         return await _whole(visit, await self._fetch(visit, _call(visit, filters)))
 
     async def _list(self, visit: Visit) -> Answer:
-        query = _query(list_query, visit.ask)
-        bound = _bound(visit, query)
-        start = self._start(query, bound)
+        query = understood(list_query, visit.ask.raw_query)
+        start = self._start(visit, query)
         size = self._rules.page_size if query.limit is None or visit.mixed else query.limit
         read = partial(self._page, visit, query, size)
         found = await read(start.cursor)
         if start.after is None and _suffices(found, query.limit, visit):
             cursor = found.reading.reply.next_cursor
             position = Position(cursor) if cursor is not None else None
-            return await _whole(visit, found, self._linked(visit, query, bound, position))
+            return await _whole(visit, found, self._linked(visit, query, position))
         patience = Patience(self._rules.total_s, lasting=query.limit is None)
         following = partial(_next_page, visit, read, patience)
         source = pages(following, _page(visit, found, start.cursor))
@@ -147,22 +143,20 @@ class Walk:
         if not seen and visit.mixed and start is START:
             raise _not_yours()
         body = views.of_rows(visit.endpoint, seen, visit.view)
-        return Answer(200, await represent(body), self._linked(visit, query, bound, position))
+        return Answer(200, await represent(body), self._linked(visit, query, position))
 
-    def _linked(
-        self, visit: Visit, query: ListQuery, bound: list[str], position: Position | None
-    ) -> dict[str, str]:
+    def _linked(self, visit: Visit, query: ListQuery, position: Position | None) -> dict[str, str]:
         """The headers that lead on from a page."""
         if position is None:
             return {}
-        return {"Link": _link(visit, query, self._signer.seal(position, bound))}
+        return {"Link": _link(visit, query, self._signer.seal(position, _bound(visit, query)))}
 
-    def _start(self, query: ListQuery, bound: list[str]) -> Position:
+    def _start(self, visit: Visit, query: ListQuery) -> Position:
         if query.cursor is None:
             return START
         if query.limit is None:
             raise InvalidQuery("A cursor goes with a limit.", fields={"limit": "missing"})
-        return self._signer.open(query.cursor, bound)
+        return self._signer.open(query.cursor, _bound(visit, query))
 
     async def _page(
         self, visit: Visit, query: ListQuery, size: int, cursor: str | None
@@ -254,14 +248,6 @@ def _page(visit: Visit, found: Found[rows.RowIndex], cursor: str | None) -> Page
     seen = index.seen(visit.view)
     visit.ask.trace.rows_dropped += len(index.rows) - len(seen)
     return Page(cursor, seen, found.reading.reply.next_cursor)
-
-
-def _query(read: Callable[[Pairs], Q], ask: Ask) -> Q:
-    try:
-        return read(tuple(parse_query(ask.raw_query)))
-    except Violations as violations:
-        reasons = violations.reasons()
-        raise InvalidQuery("The query string breaks a rule.", fields=reasons) from violations
 
 
 def _bound(visit: Visit, query: ListQuery) -> list[str]:

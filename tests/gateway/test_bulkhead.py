@@ -68,7 +68,7 @@ class Callers:
         return task.done() and isinstance(task.exception(), Overloaded)
 
     async def _call(self, number: int) -> None:
-        async with self.bulkhead.place():
+        async with self.bulkhead:
             self.entered.append(number)
             await self.leave[number].wait()
 
@@ -214,7 +214,7 @@ async def test_a_call_that_fails_gives_the_place_back() -> None:
 
 
 async def failing(bulkhead: Bulkhead) -> None:
-    async with bulkhead.place():
+    async with bulkhead:
         assert bulkhead.in_flight == 1
         raise ZeroDivisionError
 

@@ -67,6 +67,7 @@ class Written:
 
     @property
     def text(self) -> str:
+        logs.flush()
         self._text += self._capsys.readouterr().out
         return self._text
 
@@ -225,9 +226,10 @@ def test_an_exception_that_was_never_raised_is_described_too() -> None:
 # Requests.
 
 
-def test_a_request_is_one_event_with_the_same_fields_whatever_came_of_it(
+async def test_a_request_is_one_event_with_the_same_fields_whatever_came_of_it(
     out: Written,
 ) -> None:
+    logs.configure()  # standard output is another one than when the fixture was made
     logs.log_request(Trace("id-1", 0.0), "GET", 404)
     trace = Trace("id-2", 0.0, route="/ledger", principal=Principal("alice", Role.USER, 0.0))
     trace.ledger_time, trace.cache, trace.rows_dropped = 0.0123456, "miss", 3
@@ -259,6 +261,7 @@ def test_a_request_is_one_event_with_the_same_fields_whatever_came_of_it(
 async def test_a_request_leaves_one_line_with_its_id_and_nothing_that_was_sent(
     ledger: FakeLedger, client: TestClient[Any, Any], out: Written
 ) -> None:
+    logs.configure()  # standard output is another one than when the fixture was made
     ledger.rows("/ledger/alice", '{"id":"row-1","username":"alice","amount":"her-amount"}')
     headers = {**caller("alice"), "X-Request-Id": "an-id-of-mine", "Cookie": "a=cookie-of-mine"}
     response = await client.get("/ledger?currency=CURRENCY1", headers=headers)
@@ -284,6 +287,7 @@ async def test_a_request_leaves_one_line_with_its_id_and_nothing_that_was_sent(
 async def test_a_name_that_was_not_verified_is_not_logged(
     ledger: FakeLedger, client: TestClient[Any, Any], out: Written
 ) -> None:
+    logs.configure()  # standard output is another one than when the fixture was made
     headers = {**caller("alice"), "username": "mallory"}
     assert (await client.get("/ledger/mallory", headers=headers)).status == 403
     assert (await client.get("/ledger", headers={"username": "mallory"})).status == 401

@@ -142,7 +142,9 @@ async def test_a_method_of_a_callers_own_is_counted_as_other(
         st.tuples(st.text(min_size=1, max_size=8), st.sampled_from([200, 404, 499])), max_size=30
     )
 )
-def test_no_number_of_methods_makes_more_series(requests: list[tuple[str, int]]) -> None:
+async def test_no_number_of_methods_makes_more_series(
+    requests: list[tuple[str, int]],
+) -> None:
     metrics = Metrics()
     for method, status in requests:
         metrics.started()
@@ -232,7 +234,7 @@ async def test_a_refusal_leaves_nothing_in_flight(
     assert sum(answers(found).values()) == 1
 
 
-def test_what_is_in_flight_comes_back_to_zero() -> None:
+async def test_what_is_in_flight_comes_back_to_zero() -> None:
     metrics = Metrics()
     for _ in range(3):
         metrics.started()
