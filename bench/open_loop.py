@@ -23,6 +23,7 @@ from pathlib import Path
 from bench.figures import percentile
 
 _READ = 1 << 20
+_END = b"\r\n\r\n"
 # How long answers are waited for when everything has been sent.
 _LAST_ANSWERS_S = 5.0
 
@@ -44,7 +45,7 @@ class Timing:
 
 
 class _Connection:
-    __slots__ = ("due", "freed", "received", "send", "socket")
+    __slots__ = ("due", "freed", "received", "request", "send", "socket")
 
     def __init__(self, port: int, request: bytes) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=10)
@@ -55,22 +56,22 @@ class _Connection:
         while not is_whole(answer):
             answer += received(self.socket)
         self.socket.setblocking(False)
+        self.request = request
         self.send = self.socket.send
         self.received = b""
         self.due = self.freed = 0.0
 
 
 class Generator:
-    """One run against one port, with one request over and over."""
+    """One run against one port. Each connection sends one of the requests over and over."""
 
-    def __init__(self, port: int, request: bytes, connections: int) -> None:
-        made = [_Connection(port, request) for _ in range(connections)]
+    def __init__(self, port: int, requests: Sequence[bytes], connections: int) -> None:
+        made = [_Connection(port, requests[n % len(requests)]) for n in range(connections)]
         self._free = deque(made)
         self._by_number = {each.socket.fileno(): each for each in made}
         self._poll = select.epoll()
         for number in self._by_number:
             self._poll.register(number, select.EPOLLIN)
-        self._request = request
         self._times: list[float] = []
         self._lateness: list[float] = []
         self._refused = 0
@@ -98,7 +99,7 @@ class Generator:
     def _send(self, due: float) -> None:
         connection = self._free.popleft()
         connection.due = due
-        connection.send(self._request)
+        connection.send(connection.request)
         self._lateness.append(time.perf_counter() - max(due, connection.freed))
 
     def _receive(self, connection: _Connection) -> None:
@@ -171,12 +172,13 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """One run, printed."""
     parser = argparse.ArgumentParser(description="Load a port on loopback at a fixed rate.")
     parser.add_argument("--port", type=int, required=True)
-    parser.add_argument("--request", type=Path, required=True, help="a file with its bytes")
+    parser.add_argument("--requests", type=Path, required=True, help="a file with their heads")
     parser.add_argument("--rate", type=float, required=True, help="requests per second")
     parser.add_argument("--seconds", type=float, required=True)
     parser.add_argument("--connections", type=int, default=64)
     options = parser.parse_args(arguments)
-    generator = Generator(options.port, options.request.read_bytes(), options.connections)
+    heads = [one + _END for one in options.requests.read_bytes().split(_END)[:-1]]
+    generator = Generator(options.port, heads, options.connections)
     gc.disable()
     try:
         timing = generator.run(options.rate, options.seconds)

@@ -12,11 +12,14 @@ from bench.figures import Series, Shot, contest
 from bench.machine import Others, Tools, program
 from bench.processes import HOST, BenchError, Cores, Server, ask, free_port, running
 from bench.rows import SECRET, identity
-from bench.wrk import Load, shoot
+from bench.wrk import Load, head, prepared, shoot
 
 ROOT = Path(__file__).resolve().parent.parent
 PEERS = Path(__file__).with_name("peers")
 PATH = "/ledger/alice?limit=1000"
+# Questions that differ and have the same answer: of equal ones that come together, the gateway
+# would ask the ledger one.
+DIFFERENT_PATHS = tuple(f"/ledger/alice?limit={limit}" for limit in range(401, 1001))
 # What is cached shall stay so for as long as a work takes; the peers keep it as long.
 HITS = {"CACHE__LEDGER_TTL_S": "60", "CACHE__RATES_TTL_S": "60"}
 MISSES = {"CACHE__ENABLED": "false"}
@@ -49,6 +52,11 @@ class Stage:
         path = self.folder / template
         path.write_text(text)
         return path
+
+    def different(self, headers: Mapping[str, str]) -> Load:
+        """A load in which no two requests under way are the same."""
+        heads = [head(path, headers) for path in DIFFERENT_PATHS]
+        return prepared(self.folder / "different.lua", heads, range(len(heads)))
 
     @contextmanager
     def ledger(self, rows: bytes, order: bytes = b"", cores: Cores | None = None) -> Iterator[int]:

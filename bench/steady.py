@@ -3,7 +3,7 @@
 import json
 import subprocess
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from bench.open_loop import Timing
@@ -36,18 +36,18 @@ class Steady:
 def steady(
     stage: Stage,
     server: Server,
-    path: str,
+    paths: Sequence[str],
     headers: Mapping[str, str],
     *,
     rate: float,
     seconds: float,
     connections: int = 64,
 ) -> Iterator[Steady]:
-    """Asks a server at a fixed rate from the core of the load."""
-    request = stage.folder / "steady.http"
-    request.write_text(head(path, headers), newline="")
+    """Asks a server at a fixed rate from the core of the load; each connection for one path."""
+    requests = stage.folder / "steady.http"
+    requests.write_text("".join(head(path, headers) for path in paths), newline="")
     command = [sys.executable, "-m", "bench.open_loop", "--port", str(server.port)]
-    command += ["--request", str(request), "--rate", str(rate), "--seconds", str(seconds)]
+    command += ["--requests", str(requests), "--rate", str(rate), "--seconds", str(seconds)]
     with on_cores(stage.loading):
         command += ["--connections", str(connections)]
         popen = spawn(command, ROOT, subprocess.PIPE, subprocess.PIPE)

@@ -381,7 +381,7 @@ def steadily(
     """One run over one connection."""
     server = Answering(*answers, delay=delay)
     server.start()
-    generator = Generator(server.port, b"GET / HTTP/1.1\r\n\r\n", connections=1)
+    generator = Generator(server.port, [b"GET / HTTP/1.1\r\n\r\n"], connections=1)
     try:
         timing = generator.run(rate, seconds, patience)
     finally:
@@ -406,7 +406,7 @@ def test_the_making_of_a_connection_is_not_measured() -> None:
 
     server = Hesitating(ANSWER)
     server.start()
-    generator = Generator(server.port, b"GET / HTTP/1.1\r\n\r\n", connections=1)
+    generator = Generator(server.port, [b"GET / HTTP/1.1\r\n\r\n"], connections=1)
     timing = generator.run(100, 0.1)
     generator.close()
     server.join(15)
@@ -452,7 +452,16 @@ def test_the_open_loop_is_a_program_that_prints_json(tmp_path: Path) -> None:
     request = tmp_path / "request"
     request.write_bytes(b"GET / HTTP/1.1\r\n\r\n")
     command = [sys.executable, "-m", "bench.open_loop", "--port", str(server.port)]
-    command += ["--request", str(request), "--rate", "50", "--seconds", "0.1", "--connections", "1"]
+    command += [
+        "--requests",
+        str(request),
+        "--rate",
+        "50",
+        "--seconds",
+        "0.1",
+        "--connections",
+        "1",
+    ]
     done = subprocess.run(
         command, cwd=PEERS.parents[1], capture_output=True, text=True, timeout=60, check=True
     )

@@ -37,7 +37,8 @@ WORKS = (
     ),
     Work(
         "Miss: forwarded and filtered",
-        "The cache is off; the ledger's reply has 10 rows, all the caller's. Envoy passes it on "
+        "The cache is off; the ledger's reply has 10 rows, all the caller's. No two requests under "
+        "way are the same: of equal ones the gateway would forward one. Envoy passes the reply on "
         "unread, FastAPI decodes and filters it.",
         missed.forwarded,
     ),

@@ -68,7 +68,7 @@ def _waits(stage: Stage, server: Server) -> tuple[Series, Series]:
 def _longest_wait(stage: Stage, server: Server, *, asking: bool) -> Shot:
     seconds = 2 * _AROUND_S + 1
     with steady(
-        stage, server, LIVE, {}, rate=_LIVE_RATE, seconds=seconds, connections=16
+        stage, server, [LIVE], {}, rate=_LIVE_RATE, seconds=seconds, connections=16
     ) as others:
         time.sleep(_AROUND_S)
         if asking:

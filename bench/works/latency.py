@@ -8,9 +8,8 @@ from bench.figures import Bound, Result, Shot
 from bench.open_loop import Timing
 from bench.processes import Server
 from bench.rows import envelope, identity
-from bench.stage import HITS, MISSES, PATH, Stage, expect
+from bench.stage import DIFFERENT_PATHS, HITS, MISSES, PATH, Stage, expect
 from bench.steady import steady
-from bench.wrk import Load
 
 _SHARE = 0.5
 # A generator that is busier than this would be measured in place of the gateway.
@@ -28,7 +27,7 @@ def at_half(stage: Stage, result: Result) -> None:
 
 
 def _p99(stage: Stage, result: Result, server: Server, what: str, most: float) -> Bound:
-    load = Load(PATH, identity("alice"))
+    load = stage.different(identity("alice"))
     stage.shot(server, load, 1)
     saturation = stage.contest({what: partial(stage.shot, server, load)}, "answers/s")[what].median
     rate = _bearable(stage, server, saturation * _SHARE)
@@ -68,5 +67,6 @@ def _note(what: str, saturation: float, rate: float, timings: Sequence[Timing]) 
 
 def _steady(stage: Stage, server: Server, rate: float, seconds: int = 0) -> Timing:
     seconds = seconds or stage.seconds
-    with steady(stage, server, PATH, identity("alice"), rate=rate, seconds=seconds) as callers:
+    who = identity("alice")
+    with steady(stage, server, DIFFERENT_PATHS, who, rate=rate, seconds=seconds) as callers:
         return callers.timing()

@@ -7,14 +7,13 @@ from bench.figures import Ratio, Result
 from bench.profiles import profile
 from bench.rows import envelope, identity
 from bench.stage import MISSES, PATH, Stage, expect, expect_refusals
-from bench.wrk import Load
 
 OURS = "gateway, cache off"
 
 
 def forwarded(stage: Stage, result: Result) -> None:
     """Ten rows, forwarded and filtered."""
-    load = Load(PATH, identity("alice"))
+    load = stage.different(identity("alice"))
     with ExitStack() as stack:
         ledger = stack.enter_context(stage.ledger(envelope(["alice"] * 10)))
         started = {

@@ -10,12 +10,12 @@ from bench.wrk import Load, head, prepared
 
 def doubled(stage: Stage, result: Result) -> None:
     """Hits and misses; with two workers the load and the ledger have no core to themselves."""
-    _doubled(stage, result, "hits", HITS)
-    _doubled(stage, result, "misses", MISSES)
+    alike = prepared(stage.folder / "workers.lua", [head(PATH, identity("alice"))], [0])
+    _doubled(stage, result, "hits", HITS, alike)
+    _doubled(stage, result, "misses", MISSES, stage.different(identity("alice")))
 
 
-def _doubled(stage: Stage, result: Result, what: str, settings: dict[str, str]) -> None:
-    load = _load(stage)
+def _doubled(stage: Stage, result: Result, what: str, settings: dict[str, str], load: Load) -> None:
     one, two = f"1 worker, {what}", f"2 workers, {what}"
     with ExitStack() as stack:
         ledger = stack.enter_context(stage.ledger(envelope(["alice"] * 10), cores=stage.both))
@@ -32,7 +32,3 @@ def _doubled(stage: Stage, result: Result, what: str, settings: dict[str, str]) 
         f"{what}: one worker took {found[one].server_busy:.2f} of a core, two took "
         f"{found[two].server_busy:.2f}, and the load beside them {found[two].load_busy:.2f}."
     )
-
-
-def _load(stage: Stage) -> Load:
-    return prepared(stage.folder / "workers.lua", [head(PATH, identity("alice"))], [0])
