@@ -54,7 +54,5 @@ class Whole(web.StreamResponse):
     def _connection(self, request: BaseRequest) -> None:
         if self._lasting is None:
             self._lasting = request.keep_alive
-        if not self._lasting:
-            self.headers["Connection"] = "close"
-        elif request.version < (1, 1):
-            self.headers["Connection"] = "keep-alive"
+        if self._lasting != (request.version >= (1, 1)):
+            self.headers["Connection"] = "keep-alive" if self._lasting else "close"

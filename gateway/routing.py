@@ -14,6 +14,7 @@ from aiohttp import web
 from aiohttp.typedefs import Handler
 
 Handle = Callable[[web.Request], Awaitable[web.StreamResponse]]
+Found = tuple[web.UrlMappingMatchInfo, Handle]
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class _Method:
 
     pattern: re.Pattern[str] = re.compile(r"(?!)")
     paths: list[str] = field(default_factory=list)
-    found: list[tuple[web.UrlMappingMatchInfo, Handle]] = field(default_factory=list)
+    found: list[Found] = field(default_factory=list)
 
 
 class Routing:
@@ -48,14 +49,21 @@ class Routing:
         """The handler of all requests: `others` is for those which are not for these routes."""
 
         async def handle(request: web.Request) -> web.StreamResponse:
-            known = self._methods.get(request.method)
-            match = known.pattern.fullmatch(request.rel_url.raw_path) if known is not None else None
-            if known is None or match is None or "Expect" in request.headers:
+            found = self.find(request)
+            if found is None or "Expect" in request.headers:
                 return await others(request)
-            request._match_info, handler = known.found[(match.lastindex or 0) - 1]
+            request._match_info, handler = found
             return await handler(request)
 
         return handle
+
+    def find(self, request: web.Request) -> Found | None:
+        """The route that the router would find, with its handler in all middlewares."""
+        known = self._methods.get(request.method)
+        match = known.pattern.fullmatch(request.rel_url.raw_path) if known is not None else None
+        if known is None or match is None or match.lastindex is None:
+            return None
+        return known.found[match.lastindex - 1]
 
     def _wrapped(self, handler: Handler) -> Handle:
         for middleware in reversed(self._app.middlewares):

@@ -1,0 +1,87 @@
+"""Routes that are found at once are those that aiohttp's router finds."""
+
+from typing import Any
+
+import pytest
+from aiohttp import web
+from aiohttp.test_utils import TestClient, make_mocked_request
+from hypothesis import given
+from hypothesis import strategies as st
+
+from gateway.endpoints import ENDPOINTS
+from gateway.routing import Routing
+from tests.conftest import FakeLedger, caller
+
+METHODS = ("GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS", "CONNECT")
+PARTS = [part for one in ENDPOINTS for part in one.path.split("/") if not part.startswith("{")]
+SEGMENTS = st.one_of(
+    st.sampled_from(["", ".", "..", "%2F", "%", "a:b", "{x}", "{", "a;b=c", *PARTS]),
+    st.text("abcXYZ019._~-!$&'()*+,;=:@%", max_size=6),
+)
+PATHS = st.lists(SEGMENTS, max_size=9).map(lambda parts: "/" + "/".join(parts))
+
+
+async def _answer(_request: web.Request) -> web.StreamResponse:
+    raise AssertionError("nothing is called here")
+
+
+async def _expect(_request: web.Request) -> None:
+    raise AssertionError("nothing is called here")
+
+
+def _application() -> tuple[web.Application, Routing]:
+    app = web.Application()
+    routing = Routing(app)
+    for endpoint in ENDPOINTS:
+        routing.add(endpoint.method, endpoint.path, _answer, _expect)
+    app.freeze()
+    return app, routing
+
+
+APP, ROUTING = _application()
+
+
+def filled(path: str, segments: list[str]) -> str:
+    """A path of the table with its parameters replaced."""
+    given = iter(segments)
+    return "/".join(next(given) if part.startswith("{") else part for part in path.split("/"))
+
+
+FILLED = st.builds(
+    filled,
+    st.sampled_from([one.path for one in ENDPOINTS]),
+    st.lists(SEGMENTS, min_size=3, max_size=3),
+)
+
+
+@given(st.sampled_from(METHODS), PATHS | FILLED)
+async def test_what_is_found_is_what_the_router_finds(method: str, path: str) -> None:
+    request = make_mocked_request(method, path, app=APP)
+    resolved = await APP.router.resolve(request)
+    expected = resolved.route if resolved.http_exception is None else None
+    found = ROUTING.find(request)
+    assert (found[0].route if found is not None else None) is expected
+
+
+@pytest.mark.parametrize("endpoint", ENDPOINTS, ids=lambda one: one.name)
+def test_every_route_of_the_table_is_found(endpoint: Any) -> None:
+    request = make_mocked_request(endpoint.method, endpoint.path, app=APP)
+    found = ROUTING.find(request)
+    assert found is not None
+    resource = found[0].route.resource
+    assert resource is not None
+    assert resource.canonical == endpoint.path
+
+
+@pytest.mark.parametrize("path", ["/ledger?a=1", "/ledger"])
+def test_a_query_does_not_matter(path: str) -> None:
+    assert ROUTING.find(make_mocked_request("GET", path, app=APP)) is not None
+
+
+async def test_who_expects_something_is_asked_for_the_body(
+    ledger: FakeLedger, client: TestClient[Any, Any]
+) -> None:
+    ledger.rows("/ledger/alice", '{"id":"1","username":"alice"}')
+    headers = {**caller("alice"), "Expect": "100-continue"}
+    async with client.get("/ledger", headers=headers) as response:
+        assert response.status == 200
