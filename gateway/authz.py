@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
 
+import msgspec
+
 from gateway.errors import Forbidden
 
 
@@ -45,8 +47,7 @@ class Principal:
     token_id: str | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class View:
+class View(msgspec.Struct, frozen=True):
     """What of a reply may be shown.
 
     `owner` is the only user name whose rows pass (None: everybody's); `hidden` are fields taken out

@@ -7,6 +7,8 @@ from collections import deque
 from dataclasses import dataclass
 from enum import StrEnum
 
+import msgspec
+
 
 class Circuit(StrEnum):
     """Closed: calls pass. Open: none do. Half open: one does, to see."""
@@ -24,8 +26,7 @@ class Outcome(StrEnum):
     ABANDONED = "abandoned"
 
 
-@dataclass(frozen=True, slots=True)
-class Admission:
+class Admission(msgspec.Struct, frozen=True):
     """Leave to make one call; a probe is the one that an open circuit lets through.
 
     `openings` is how often the circuit had opened by then: what a call from before the last time

@@ -119,6 +119,8 @@ class Endpoint:
 
 def fill(template: str, params: Params) -> str:
     """A path from a template of ours, each parameter one encoded segment."""
+    if "{" not in template:
+        return template
     return template.format_map({name: quote(value, safe="") for name, value in params.items()})
 
 

@@ -1,9 +1,14 @@
-"""The values that cross the edge: what is asked, what is answered, and what is noted on the way."""
+"""The values that cross the edge: what is asked, what is answered, and what is noted on the way.
+
+Values that every request makes anew are structs of msgspec's: as frozen as a frozen dataclass, and
+made in a tenth of the time.
+"""
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+import msgspec
 from multidict import CIMultiDictProxy
 
 from gateway.authz import Principal
@@ -48,8 +53,7 @@ class Trace:
         self.found = self.sent = None
 
 
-@dataclass(frozen=True, slots=True)
-class Ask:
+class Ask(msgspec.Struct, frozen=True):
     """One request. `raw_path` and `raw_query` are still percent-encoded; `read_body` reads once;
     `gone` says whether the caller has left.
     """
@@ -62,8 +66,7 @@ class Ask:
     trace: Trace
 
 
-@dataclass(frozen=True, slots=True)
-class Answer:
+class Answer(msgspec.Struct, frozen=True):
     """One answer: what was written, what is there to read, or that in chunks.
 
     Chunks may fail on the way; the answer must then not look complete.
@@ -71,4 +74,4 @@ class Answer:
 
     status: int
     body: bytes | Representation | AsyncIterator[bytes]
-    headers: Mapping[str, str] = field(default_factory=dict)
+    headers: Mapping[str, str] = msgspec.field(default_factory=dict)

@@ -1,8 +1,10 @@
 """An answer that is all there, as aiohttp is to send it."""
 
+import time
+from email.utils import formatdate
+from functools import lru_cache
+
 from aiohttp import web
-from aiohttp.abc import AbstractStreamWriter
-from aiohttp.helpers import rfc822_formatted_time
 from aiohttp.web_request import BaseRequest
 
 _NO_CONTENT = frozenset({204, 304})
@@ -29,16 +31,15 @@ class Whole(web.StreamResponse):
         """Ends the connection after this response."""
         self._lasting = False
 
-    async def prepare(self, request: BaseRequest) -> AbstractStreamWriter | None:
+    async def prepare(self, request: BaseRequest) -> None:
         """Completes the headers; nothing is sent before the body."""
         if self._req is None:
             self._req = request
             if self.status not in _NO_CONTENT:
                 self.headers["Content-Length"] = str(len(self._content))
-            self.headers["Date"] = rfc822_formatted_time()
+            self.headers["Date"] = _date(int(time.time()))
             await request._prepare_hook(self)
             self._connection(request)
-        return None
 
     async def write_eof(self, data: bytes = b"") -> None:
         """Sends it. Raises `ConnectionError` if nobody is there."""
@@ -56,3 +57,8 @@ class Whole(web.StreamResponse):
             self._lasting = request.keep_alive
         if self._lasting != (request.version >= (1, 1)):
             self.headers["Connection"] = "keep-alive" if self._lasting else "close"
+
+
+@lru_cache(maxsize=1)  # there are many responses in a second
+def _date(second: int) -> str:
+    return formatdate(second, usegmt=True)

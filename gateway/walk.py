@@ -8,6 +8,8 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import urlencode
 
+import msgspec
+
 from gateway import rows, views
 from gateway.authn import Authenticator
 from gateway.authz import Access, Principal, View, may, own_name, view_of
@@ -39,8 +41,7 @@ class Rules:
     lifetimes: dict[Api, Lifetime]
 
 
-@dataclass(frozen=True, slots=True)
-class Visit:
+class Visit(msgspec.Struct, frozen=True):
     """One request under way, identified and allowed."""
 
     endpoint: Endpoint
