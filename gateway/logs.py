@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gateway.exchange import Trace
-from gateway.repeated_events import Lines, parts
+from gateway.request_lines import Lines, parts
 
 # Where repeated events go, once it is known that they are read by a machine.
 _lines: Lines | None = None

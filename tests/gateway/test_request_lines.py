@@ -4,6 +4,8 @@ import asyncio
 import io
 import json
 import re
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +15,7 @@ import structlog
 from gateway import logs
 from gateway.authz import Principal, Role
 from gateway.exchange import Trace
-from gateway.repeated_events import Lines, repeated_line
+from gateway.request_lines import Lines, parts
 
 EVENT = {"request_id": "", "method": "GET", "duration_ms": 0.0, "code": None, "event": "request"}
 
@@ -42,6 +44,11 @@ class File(io.FileIO):
         return super().write(data)
 
 
+def repeated_line(lines: Lines, event: dict[str, Any]) -> Callable[[str, float, float], None]:
+    """Writes the lines of one event."""
+    return partial(lines.add, parts(event))
+
+
 def trace() -> Trace:
     """A request of alice's that was answered from the cache."""
     principal = Principal('ali"ce', Role.USER, 2e9)
@@ -54,19 +61,29 @@ async def test_a_line_is_what_structlog_would_write(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     logs.configure()
+    with monkeypatch.context() as patched:
+        patched.setattr(logs, "_lines", None)
+        logs.log_request(trace(), "GET", 200)
     logs.log_request(trace(), "GET", 200)
     logs.repeated(trace())("r-1", 0.0015, 0.0)
     logs.flush()
-    ours, theirs = (json.loads(line) for line in reversed(capsys.readouterr().out.splitlines()))
-    assert list(ours) == list(theirs)
+    written = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    theirs, ours, again = written
+    assert list(ours) == list(again) == list(theirs)
     form = r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z"
-    assert re.fullmatch(form, ours["timestamp"])
-    assert re.fullmatch(form, theirs["timestamp"])
-    assert ours["duration_ms"] == 1.5
-    assert {**ours, "timestamp": "", "duration_ms": 0} == {
-        **theirs,
-        **{"timestamp": "", "duration_ms": 0},
-    }
+    assert all(re.fullmatch(form, one["timestamp"]) for one in written)
+    assert again["duration_ms"] == 1.5
+    same = {"timestamp": "", "duration_ms": 0}
+    assert {**ours, **same} == {**again, **same} == {**theirs, **same}
+
+
+async def test_of_a_write_there_is_a_record_at_once(capsys: pytest.CaptureFixture[str]) -> None:
+    logs.configure()
+    logs.log_request(trace(), "GET", 200)
+    assert capsys.readouterr().out == ""
+    logs.log_request(trace(), "POST", 201)
+    methods = [json.loads(line)["method"] for line in capsys.readouterr().out.splitlines()]
+    assert methods == ["GET", "POST"]
 
 
 async def test_before_logs_are_set_up_structlog_is_asked() -> None:
