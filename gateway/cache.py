@@ -10,11 +10,12 @@ import asyncio
 import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from itertools import chain
 from typing import Any, TypeVar
 
 import cachetools
+import msgspec
 
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.coherence import Coherence
@@ -180,7 +181,7 @@ class CachedLedger:
 
     def _flight(self, fetch: "_Fetch", wish: Wishes) -> Flight:
         if wish.no_store:
-            return self._task(replace(fetch, lifetime=Lifetime(0.0)))
+            return self._task(msgspec.structs.replace(fetch, lifetime=Lifetime(0.0)))
         return self._take_off(fetch) if wish.no_cache else self._joined(fetch)
 
     def _joined(self, fetch: "_Fetch") -> Flight:
@@ -221,8 +222,7 @@ class CachedLedger:
         return reading, kept
 
 
-@dataclass(frozen=True, slots=True)
-class _Fetch:
+class _Fetch(msgspec.Struct, frozen=True):
     """One read that the ledger may be asked for, and the generation of its tag when it began."""
 
     call: LedgerCall
@@ -258,4 +258,4 @@ async def _reading(reply: LedgerReply, fetch: _Fetch) -> Reading[Any]:
     # As much for the views that are made of it as two whole bodies take, or one view for each row.
     room = 2 * (len(reply.body) + VIEW_OVERHEAD) + rows * _ROW_ROOM
     size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + fetch.key_size + room
-    return Reading(replace(reply, body=b""), value, size, room)
+    return Reading(msgspec.structs.replace(reply, body=b""), value, size, room)

@@ -1,8 +1,9 @@
 """A call to the ledger, its reply, and what a reply stands for. Pure; no I/O."""
 
 import re
-from dataclasses import dataclass
 from email.utils import parsedate_to_datetime
+
+import msgspec
 
 from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown, UnexpectedAnswer
 
@@ -15,8 +16,7 @@ _link = re.compile(r"\s*<(.*)>(.*)")
 _relation = re.compile(r"""rel\s*=\s*(?:(["'])(?P<quoted>.*?)\1|(?P<plain>\S*))""")
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerCall:
+class LedgerCall(msgspec.Struct, frozen=True):
     """One request to the ledger. `path` is built from a template of ours and already encoded.
 
     `username` is the acting user; `body` is JSON that was checked.
@@ -36,8 +36,7 @@ class LedgerCall:
         return self.method != "GET"
 
 
-@dataclass(frozen=True, slots=True)
-class LedgerReply:
+class LedgerReply(msgspec.Struct, frozen=True):
     """What the ledger answered: a success, or a refusal that the caller may see.
 
     `retry_after`, `elapsed` and `age` are in seconds; `next_cursor` is the ledger's own;

@@ -73,6 +73,8 @@ def wishes(headers: CIMultiDictProxy[str]) -> Wishes:
 def allowed(lifetime: Lifetime, values: Iterable[str]) -> Lifetime:
     """The lifetime of a reply with these `Cache-Control` headers, kept for all who share it."""
     said = directives(values)
+    if not said:
+        return lifetime
     if said.keys() & {"no-store", "private", "no-cache"}:
         return Lifetime(0.0)
     most = _seconds(said, "s-maxage", _seconds(said, "max-age", _FOREVER))

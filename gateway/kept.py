@@ -5,6 +5,8 @@ from enum import StrEnum
 from functools import lru_cache
 from typing import Any, Generic, TypeVar
 
+import msgspec
+
 from gateway.calls import LedgerReply
 from gateway.freshness import Lifetime
 from gateway.representations import Representation
@@ -24,8 +26,7 @@ class Outcome(StrEnum):
     STALE = "stale"
 
 
-@dataclass(frozen=True, slots=True)
-class Reading(Generic[V]):
+class Reading(msgspec.Struct, Generic[V], frozen=True):
     """What the ledger answered to a read: a reply without its body, and the body as it was read.
 
     `value` is None for a refusal. `size` is what it takes to keep it, in bytes; `room` of them are
@@ -60,8 +61,7 @@ class Kept:
             self.views[shared(name)] = view
 
 
-@dataclass(frozen=True, slots=True)
-class Found(Generic[V]):
+class Found(msgspec.Struct, Generic[V], frozen=True):
     """The answer to a read. `age` is in seconds; `left` is what is left of its lifetime, below zero
     if it is over. `kept` is where it is kept, if it is; `forwarded` says why the ledger was asked,
     in the words of RFC 9211 section 2.2.

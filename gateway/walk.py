@@ -2,7 +2,7 @@
 
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from types import MappingProxyType
 from typing import Any
@@ -106,7 +106,7 @@ class Walk:
         understood(no_query, ask.raw_query)
         key = idempotency_key(ask.headers, required=endpoint.idempotency_key_required)
         body = await checked_body(endpoint, ask)
-        call = replace(_call(visit, ()), idempotency_key=key, body=body)
+        call = msgspec.structs.replace(_call(visit, ()), idempotency_key=key, body=body)
         reply, joined = await self._writes.send(call, partial(self._ledger.write, call, visit.tag))
         ask.trace.ledger_time += reply.elapsed
         if not reply.is_success:

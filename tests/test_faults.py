@@ -16,6 +16,7 @@ from datetime import UTC, datetime
 from typing import Any, TypeVar
 
 import aiohttp
+import msgspec
 import pytest
 import structlog
 from aiohttp.test_utils import TestServer
@@ -899,14 +900,14 @@ def has_keys_of_its_own(patch: pytest.MonkeyPatch) -> None:
 
 def drops_the_key(patch: pytest.MonkeyPatch) -> None:
     def headers(self: LedgerClient, call: LedgerCall) -> dict[str, str]:
-        return _good_headers(self, replace(call, idempotency_key=None))
+        return _good_headers(self, msgspec.structs.replace(call, idempotency_key=None))
 
     patch.setattr(LedgerClient, "_headers", headers)
 
 
 def keeps_a_replay_to_itself(patch: pytest.MonkeyPatch) -> None:
     async def send(self: LedgerClient, call: LedgerCall, timeout_s: float) -> LedgerReply:
-        return replace(await _good_send(self, call, timeout_s), replayed=False)
+        return msgspec.structs.replace(await _good_send(self, call, timeout_s), replayed=False)
 
     patch.setattr(LedgerClient, "send", send)
 
