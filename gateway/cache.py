@@ -142,9 +142,11 @@ class CachedLedger:
         return Found(reading, Outcome.MISS, kept=stored, forwarded=forwarded)
 
     def _entry(self, key: Key) -> Kept | None:
+        if key not in self._entries:
+            return None
         try:
             return self._entries[key]
-        except KeyError:  # not there, or over at this very moment
+        except KeyError:  # over at this very moment
             return None
 
     async def _written(self, tag: str) -> None:
