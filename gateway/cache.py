@@ -88,7 +88,8 @@ class CachedLedger:
         no kept answer gets a call begun for them.
         """
         generation = self._generations.of(tag)
-        found = await self._read(_Fetch(call, parse, tag, lifetime, generation), wish)
+        fetch = _Fetch(_key(call), call, parse, tag, lifetime, generation)
+        found = await self._read(fetch, wish)
         self.count(found.outcome)
         return found
 
@@ -227,15 +228,12 @@ class CachedLedger:
 class _Fetch(msgspec.Struct, frozen=True):
     """One read that the ledger may be asked for, and the generation of its tag when it began."""
 
+    key: Key
     call: LedgerCall
     parse: Parse
     tag: str
     lifetime: Lifetime
     generation: int
-
-    @property
-    def key(self) -> Key:
-        return self.call.path, shared(self.call.query)
 
     @property
     def key_size(self) -> int:
@@ -247,6 +245,10 @@ class _Fetch(msgspec.Struct, frozen=True):
     def name(self) -> tuple[Key, int]:
         """What reads have in common that may share one call."""
         return self.key, self.generation
+
+
+def _key(call: LedgerCall) -> Key:
+    return call.path, shared(call.query)
 
 
 async def _reading(reply: LedgerReply, fetch: _Fetch) -> Reading[Any]:

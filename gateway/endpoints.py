@@ -135,9 +135,10 @@ _RULES = {
 
 def _parameter(name: str, segment: str) -> str:
     """One decoded path parameter, in the one spelling that it has."""
-    rule = _RULES[name]
+    rule, value = _RULES[name], segment
     try:
-        value = unquote_to_bytes(segment).decode("ascii")
+        if "%" in segment:
+            value = unquote_to_bytes(segment).decode("ascii")
     except UnicodeError as error:
         raise InvalidPath(f"{name} is malformed.", fields={name: "malformed"}) from error
     if not rule.fullmatch(value):

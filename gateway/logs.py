@@ -11,7 +11,7 @@ from typing import Any
 import structlog
 
 from gateway.exchange import Trace
-from gateway.request_lines import Lines, parts
+from gateway.request_lines import Lines, encoded, parts
 
 # Where repeated events go, once it is known that they are read by a machine.
 _lines: Lines | None = None
@@ -26,7 +26,9 @@ def configure() -> None:
         structlog.processors.add_log_level,
         structlog.processors.TimeStamper(fmt="iso", utc=True),
     ]
-    renderer = structlog.dev.ConsoleRenderer() if person else structlog.processors.JSONRenderer()
+    renderer: Any = structlog.processors.JSONRenderer(serializer=encoded)
+    if person:
+        renderer = structlog.dev.ConsoleRenderer()
     structlog.configure(
         processors=[*shared, renderer],
         # Each line is one write, so that the lines of several workers do not mix.

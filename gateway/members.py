@@ -60,7 +60,7 @@ def _quickly(text: bytes, count: int, hidden: frozenset[str]) -> bytes | None:
 
 
 def _mentions(raw: bytes, hidden: frozenset[str]) -> bool:
-    return any(name in raw for name in _written(hidden))
+    return any(map(raw.__contains__, _written(hidden)))
 
 
 @cache

@@ -11,6 +11,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from functools import lru_cache
 from typing import Any, TextIO
 
+import msgspec
+
 # What a pipe takes at once from several writers without mixing them (POSIX PIPE_BUF), in bytes.
 # Writes to a regular file are never mixed, however long they are.
 _AT_ONCE = 4096
@@ -61,10 +63,20 @@ def parts(event: Mapping[str, Any]) -> Parts:
     """What the line of a request's event has around what `Lines.add` is told of it."""
     marks = {"request_id": _ID, "duration_ms": _DURATION}
     ends = {"event": "request", "level": "info", "timestamp": _TIME}
-    head, _, rest = json.dumps({**event, **marks, **ends}).partition(_ID_TEXT)
+    head, _, rest = encoded({**event, **marks, **ends}).partition(_ID_TEXT)
     middle, _, rest = rest.partition(_DURATION_TEXT)
     last, _, end = rest.partition(_TIME_TEXT)
     return head, middle, last, end + "\n"
+
+
+def encoded(event: Mapping[str, Any], **options: Any) -> str:
+    """An event as JSON in ASCII, all on one line; `options` are those of `json.dumps`."""
+    try:
+        text = msgspec.json.encode(event).decode("ascii")
+    except (UnicodeError, TypeError):
+        # Rare: text that is not ASCII, and values that JSON does not have.
+        text = json.dumps(event, separators=(",", ":"), **options)
+    return text
 
 
 def _is_file(stream: TextIO) -> bool:

@@ -28,7 +28,7 @@ TOTAL_S = 0.6
 WORKERS = 2
 # A worker that dies younger than that is not replaced.
 INFANCY_S = 2.1
-_STARTED = '"event": "started"'
+_STARTED = '"event":"started"'
 
 # A gateway that loses its patience, gives up on the ledger and comes back to it, all in a moment.
 SETTINGS = {
