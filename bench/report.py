@@ -177,7 +177,9 @@ and once more without those, as most people run it. HAProxy and Envoy check the 
 the user name; neither reads the rows. FastAPI does what the gateway does, without a cache. The
 floor is no peer: a protocol on the gateway's own loop, uvloop, that reads a request and writes the
 bytes of one answer of the gateway's, looking at nothing. No process with this loop can be faster;
-what lies between is all that the gateway does. Their configurations are in [`peers/`](peers)."""
+what lies between is all that the gateway does. Beside misses there is what aiohttp's own server and
+client come to that pass a reply on and look at nothing. The configurations of all are in
+[`peers/`](peers)."""
 
 
 def _work(result: Result) -> str:

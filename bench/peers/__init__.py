@@ -16,6 +16,7 @@ NGINX_PLAIN = "nginx proxy_cache, plain configuration"
 HAPROXY = "HAProxy JWT + cache"
 ENVOY = "Envoy JWT, proxied"
 FASTAPI = "FastAPI + httpx"
+AIOHTTP = "aiohttp that only proxies"
 ECHO = "floor: uvloop echo of the same sizes"
 
 
@@ -43,6 +44,17 @@ def echo(stage: Stage, answer: bytes) -> Iterator[Server]:
     script = Path(__file__).with_name("echo.py")
     command = [sys.executable, str(script), HOST, str(port), str(file)]
     with running("echo", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+        yield server
+
+
+@contextmanager
+def aiohttp_proxy(stage: Stage, ledger: int) -> Iterator[Server]:
+    """aiohttp's server and client on uvloop, and nothing of ours."""
+    port = free_port()
+    script = Path(__file__).with_name("aiohttp_proxy.py")
+    command = [sys.executable, str(script), HOST, str(port), f"http://{HOST}:{ledger}"]
+    with running("aiohttp", command, port=port, cores=stage.serving, folder=stage.folder) as server:
+        expect(server, PATH, identity("alice"))
         yield server
 
 

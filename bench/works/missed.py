@@ -19,6 +19,7 @@ def forwarded(stage: Stage, result: Result) -> None:
         started = {
             OURS: stack.enter_context(stage.gateway(ledger, MISSES)),
             peers.ENVOY: stack.enter_context(peers.envoy(stage, ledger)),
+            peers.AIOHTTP: stack.enter_context(peers.aiohttp_proxy(stage, ledger)),
             peers.FASTAPI: stack.enter_context(peers.fastapi(stage, ledger)),
         }
         expect(started[OURS], PATH, identity("alice"))
@@ -29,4 +30,5 @@ def forwarded(stage: Stage, result: Result) -> None:
     result.ratios += [
         Ratio("miss, 10 rows", ours, found[peers.ENVOY], reach=0.4, towards=1.0),
         Ratio("miss, 10 rows", ours, found[peers.FASTAPI], reach=10.0),
+        Ratio("miss, 10 rows", ours, found[peers.AIOHTTP]),
     ]
