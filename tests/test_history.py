@@ -111,7 +111,7 @@ def shares(life: Life) -> Mapping[str, float]:
         found["reads in times of one gateway"] += (
             not is_write and made_at(call, life.spells) == call.began
         )
-    found["reads answered from what was kept"] = life.said.count('"cache": "hit"')
+    found["reads answered from what was kept"] = life.said.count('"cache":"hit"')
     return {name: count / len(life.calls) for name, count in found.items()}
 
 
