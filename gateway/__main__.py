@@ -106,7 +106,7 @@ def _work(config: Config) -> int:
     from gateway import app, logs, server
 
     logs.configure()
-    server.run(server.serve(config, app.shared(config), reuse_port=True))
+    server.work(config, app.shared(config))
     return 0
 
 
@@ -119,7 +119,7 @@ def _supervise(config: Config, count: int) -> int:
 
     def work() -> int:
         try:
-            server.run(server.serve(config, common, reuse_port=True))
+            server.work(config, common)
         except OSError as error:
             print(error, file=sys.stderr)
             return 1

@@ -30,7 +30,7 @@ from gateway.rows import UnreadableBody, rows_in
 # What an entry costs beside its key and body, and each row of it; and what each row adds to the
 # room for views, as each may have another owner. In bytes.
 _OVERHEAD = 900
-_ROW_OVERHEAD = 80
+_ROW_OVERHEAD = 120
 _ROW_ROOM = 160
 
 Key = tuple[str, tuple[tuple[str, str], ...]]
@@ -131,9 +131,10 @@ class CachedLedger:
             if use is Use.REVALIDATED:
                 self._joined(fetch)
             return self._found(kept, Outcome.HIT)
-        forwarded, flight = self._reason(kept, wish), self._flight(fetch, wish)
+        forwarded = self._reason(kept, wish)
         try:
-            reading, stored = await asyncio.shield(flight)
+            # The flight has no name here: it holds its error, and that this frame.
+            reading, stored = await asyncio.shield(self._flight(fetch, wish))
         except GatewayError:
             if kept is None or not self._tides_over(kept, wish):
                 raise

@@ -1,7 +1,7 @@
 """The values that cross the edge: what is asked, what is answered, and what is noted on the way.
 
-Values that every request makes anew are structs of msgspec's: as frozen as a frozen dataclass, and
-made in a tenth of the time.
+Frozen values that every request makes anew are structs of msgspec's: as frozen as a frozen
+dataclass, and made in a tenth of the time.
 """
 
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping

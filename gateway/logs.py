@@ -13,7 +13,7 @@ import structlog
 from gateway.exchange import Trace
 from gateway.request_lines import Lines, encoded, parts
 
-# Where repeated events go, once it is known that they are read by a machine.
+# Where lines of requests go if a machine reads them; without it they go through structlog.
 _lines: Lines | None = None
 
 

@@ -19,7 +19,7 @@ from prometheus_client import (
 from gateway.exchange import Trace
 
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
-# How long an answer that is made in microseconds may wait to be counted.
+# How long an answer may wait to be counted.
 _SETTLE_S = 0.1
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
@@ -52,7 +52,7 @@ class Metrics:
         self._cache = Counter(
             "gateway_cache", "Reads by what the cache knew.", ["outcome"], registry=registry
         )
-        # By the labels of what is counted: as many as there are series, and no more.
+        # By labels, each of which has few values.
         self._pending: dict[tuple[str, ...], _Answers] = {}
         self._settling = False
         self._in_flight = Gauge(

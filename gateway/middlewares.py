@@ -30,8 +30,8 @@ def request_context(metrics: Metrics) -> Middleware:
             status = 499 if trace.aborted else response.status
             return response
         finally:
-            logs.log_request(trace, request.method, status)
             metrics.finished(trace, request.method, status)
+            logs.log_request(trace, request.method, status)
 
     return middleware
 

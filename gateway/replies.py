@@ -4,7 +4,7 @@ import asyncio
 import zlib
 from collections.abc import AsyncIterator
 from io import BytesIO
-from typing import cast
+from typing import Any, cast
 
 import aiohttp
 from aiohttp.client_proto import ResponseHandler
@@ -75,8 +75,17 @@ class Line(ResponseHandler):
 
     def leave(self) -> None:
         """Waits no longer: what comes from here on was not asked for."""
+        if self._parser is not None and self._has_more():
+            self.force_close()
         # Without a parser whatever comes is kept, and the connection is not used again.
         self._parser = self._awaited = None
+
+    def _has_more(self) -> bool:
+        """Whether the parser is in the middle of something."""
+        try:
+            return cast(Any, self._parser).feed_eof() is not None
+        except Exception:  # whatever it makes of that, it is no end
+            return True
 
     def _look(self) -> None:
         """Ends a wait that is too long; else comes back when it would be.
@@ -141,10 +150,14 @@ class _Rest(asyncio.BufferedProtocol):
 
     async def body(self) -> bytes:
         """The whole body, when all of it has come."""
-        await self._all
-        # The block itself, and not a copy, if nobody has a view of it any more.
-        self._room.release()
-        return self._block.getvalue()
+        try:
+            await self._all
+            # The block itself, and not a copy, if nobody has a view of it any more.
+            self._room.release()
+            return self._block.getvalue()
+        finally:
+            # An error's traceback holds this object for a while.
+            self._room, self._block = memoryview(b""), BytesIO()
 
     def get_buffer(self, _sizehint: int) -> memoryview:
         return self._room[self._at :]
@@ -155,6 +168,12 @@ class _Rest(asyncio.BufferedProtocol):
         if self._at == len(self._room) and not self._all.done():
             self._transport.pause_reading()
             self._all.set_result(None)
+
+    def pause_writing(self) -> None:
+        self._line.pause_writing()
+
+    def resume_writing(self) -> None:
+        self._line.resume_writing()
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._line.connection_lost(exc)
@@ -190,13 +209,15 @@ async def read_body(
 
 async def _collected(pieces: AsyncIterator[bytes], limit: int) -> bytes:
     found, size = [], 0
-    async for piece in pieces:
-        found.append(piece)
-        size += len(piece)
-        if size > limit:
-            found.clear()  # the error's traceback holds it for a while
-            raise _too_large()
-    return b"".join(found)
+    try:
+        async for piece in pieces:
+            found.append(piece)
+            size += len(piece)
+            if size > limit:
+                raise _too_large()
+        return b"".join(found)
+    finally:
+        found.clear()  # an error's traceback holds it for a while
 
 
 async def _inflated(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[bytes]:
@@ -205,7 +226,7 @@ async def _inflated(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[
         raise ValueError("unknown content coding")
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
     async for chunk in chunks:
-        piece = bytes(_INFLATE)
+        piece = b""
         while chunk or len(piece) == _INFLATE:
             yield (piece := inflate.decompress(chunk, _INFLATE))
             chunk = inflate.unconsumed_tail

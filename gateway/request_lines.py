@@ -3,6 +3,7 @@ together from parts, and written several at a time.
 """
 
 import asyncio
+import contextlib
 import json
 import os
 import stat
@@ -28,7 +29,11 @@ Use = tuple[Parts, str, float, float]
 
 
 class Lines:
-    """Writes lines to a stream together, a moment later."""
+    """Writes lines to a stream together, a moment later, in one loop.
+
+    Lines that cannot be written (a full disk, a reader that has left) are lost, and no request
+    fails because of that.
+    """
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -54,9 +59,10 @@ class Lines:
             self._timer = None
         uses, self._uses = self._uses, []
         text = "".join(_lines(uses))
-        for piece in _pieces(text, self._at_once or len(text)):
-            self._stream.write(piece)
-            self._stream.flush()
+        with contextlib.suppress(OSError):
+            for piece in _pieces(text, self._at_once or len(text)):
+                self._stream.write(piece)
+                self._stream.flush()
 
 
 def parts(event: Mapping[str, Any]) -> Parts:

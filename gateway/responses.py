@@ -20,16 +20,6 @@ class Whole(web.StreamResponse):
     def __init__(self, status: int, headers: dict[str, str], body: bytes) -> None:
         super().__init__(status=status, headers=headers)
         self._content = body
-        self._lasting: bool | None = None
-
-    @property
-    def keep_alive(self) -> bool | None:
-        """Whether the connection lasts; None as long as nothing has been decided."""
-        return self._lasting
-
-    def force_close(self) -> None:
-        """Ends the connection after this response."""
-        self._lasting = False
 
     async def prepare(self, request: BaseRequest) -> None:
         """Completes the headers; nothing is sent before the body."""
@@ -53,10 +43,10 @@ class Whole(web.StreamResponse):
         await request.writer.write_eof(b"" if request.method == "HEAD" else self._content)
 
     def _connection(self, request: BaseRequest) -> None:
-        if self._lasting is None:
-            self._lasting = request.keep_alive
-        if self._lasting != (request.version >= (1, 1)):
-            self.headers["Connection"] = "keep-alive" if self._lasting else "close"
+        if self._keep_alive is None:
+            self._keep_alive = request.keep_alive
+        if self._keep_alive != (request.version >= (1, 1)):
+            self.headers["Connection"] = "keep-alive" if self._keep_alive else "close"
 
 
 @lru_cache(maxsize=1)  # there are many responses in a second

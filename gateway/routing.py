@@ -42,7 +42,7 @@ class Routing:
         info.freeze()
         known = self._methods.setdefault(method, _Method())
         known.found.append((info, self._wrapped(handler)))
-        known.paths.append("({})".format(re.sub(r"\{\w+\}", "[^/]+", path)))
+        known.paths.append("({})".format(re.sub(r"\\{\w+\\}", "[^/]+", re.escape(path))))
         known.pattern = re.compile("|".join(known.paths))
 
     def __call__(self, others: Handle) -> Handle:

@@ -57,7 +57,7 @@ class Rows:
             yield from batch
 
     def batches(self) -> Iterator[list[bytes]]:
-        """So many at a time as can be cut out in less than a millisecond."""
+        """So many of a list at a time as can be cut out in a moment."""
         return (batch.rows(self._view) for batch in self._batches)
 
 

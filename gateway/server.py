@@ -63,25 +63,33 @@ async def serve(
         server.idle_timeout_s,
         server.shutdown_timeout_s,
     )
-    async with (
-        listening(gateway.ops, ops.host, ops.port, limits, reuse_port=reuse_port) as ops_port,
-        listening(gateway.api, server.host, server.port, limits, reuse_port=reuse_port) as port,
-    ):
-        log = structlog.get_logger()
-        log.info("started", host=server.host, port=port, ops_port=ops_port)
-        started(replace(config, server=replace(server, port=port), ops=replace(ops, port=ops_port)))
-        _collect_less()
-        await stopping.wait()
-        log.info("stopping")
-        await _drain(gateway, server.drain_s)
-    gateway.api[METRICS].settle()
-    logs.flush()
+    log = structlog.get_logger()
+    try:
+        async with (
+            listening(gateway.ops, ops.host, ops.port, limits, reuse_port=reuse_port) as ops_port,
+            listening(gateway.api, server.host, server.port, limits, reuse_port=reuse_port) as port,
+        ):
+            log.info("started", host=server.host, port=port, ops_port=ops_port)
+            bound = replace(server, port=port), replace(ops, port=ops_port)
+            started(replace(config, server=bound[0], ops=bound[1]))
+            await stopping.wait()
+            log.info("stopping")
+            await _drain(gateway, server.drain_s)
+    finally:
+        gateway.api[METRICS].settle()
+        logs.flush()
     log.info("stopped")
 
 
+def work(config: Config, common: Shared) -> None:
+    """Serves in a process that does nothing else."""
+    _collect_less()
+    run(serve(config, common, reuse_port=True))
+
+
 def _collect_less() -> None:
-    """Has the garbage collector pass over what was made at the start and lasts to the end, and look
-    at the rest less often: requests leave next to nothing for it.
+    """Has the garbage collector pass over what was made so far and lasts to the end, and look at
+    the rest less often: requests leave little for it, and what is large goes without it.
     """
     gc.collect()
     gc.freeze()

@@ -1,6 +1,7 @@
 """How answers come in: large ones, slow ones, and such as never end."""
 
 import asyncio
+import gc
 import socket
 import ssl
 import threading
@@ -17,9 +18,9 @@ import pytest
 import uvloop
 
 from gateway.calls import LedgerCall
-from gateway.errors import LedgerBroken, OutcomeUnknown, UnexpectedAnswer
+from gateway.errors import GatewayError, LedgerBroken, OutcomeUnknown, UnexpectedAnswer
 from gateway.ledger import LedgerClient
-from gateway.replies import Line, read_body
+from gateway.replies import Line, _Rest, read_body
 from tests.conftest import config_for
 from tests.faulty import (
     GOOD,
@@ -313,6 +314,43 @@ async def test_who_has_not_taken_the_request_yet_is_not_silent() -> None:
     with pytest.raises(TimeoutError):
         await _answer(line)
     assert 55 <= now() - started <= 60
+
+
+@in_no_time
+async def test_a_large_body_that_pauses_is_given_up_though_the_request_went_out_late() -> None:
+    line = Line(asyncio.get_running_loop())
+    wire = _Wire(line)
+    started = now()
+    line.pause_writing()
+    line.ask(b"", 5, started + 100)
+    rest = _Rest(line, wire, b"", SIZE)
+    line._awaited = rest
+    asyncio.get_running_loop().call_later(50, rest.resume_writing)
+    with pytest.raises(TimeoutError):
+        await rest.body()
+    assert 55 <= now() - started <= 60
+
+
+@pytest.mark.parametrize("head", [f"Content-Length: {SIZE}", "Transfer-Encoding: chunked"])
+async def test_what_came_of_bodies_that_break_off_is_let_go(
+    head: str, faulty: FaultyLedger
+) -> None:
+    begun = b"HTTP/1.1 200 OK\r\n%b\r\n\r\n" % head.encode()
+    part = b" " * (SIZE // 2)
+    begun += chunk(part) if "chunked" in head else part
+    async with _client(faulty.url) as client:
+        tracemalloc.start()
+        gc.disable()
+        try:
+            for _ in range(8):
+                faulty.plays(closes(begun))
+                with pytest.raises(GatewayError):
+                    await client.send(READ, 10)
+            held, _ = tracemalloc.get_traced_memory()
+        finally:
+            gc.enable()
+            tracemalloc.stop()
+    assert held < 2 * SIZE
 
 
 async def test_who_leaves_within_a_large_body_leaves_no_connection_behind(

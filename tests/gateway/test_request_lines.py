@@ -1,6 +1,7 @@
 """Lines put together from parts: what structlog writes, several at a time, never a part of one."""
 
 import asyncio
+import errno
 import io
 import json
 import re
@@ -8,6 +9,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import structlog
@@ -141,6 +143,19 @@ async def test_each_line_has_the_time_and_the_duration_of_its_own_request() -> N
         (1500.0, "1970-01-01T00:00:00.002000Z"),
         (0.0, "1970-01-02T00:00:00.000000Z"),
     ]
+
+
+async def test_lines_that_cannot_be_written_harm_nobody() -> None:
+    stream = Stream()
+    lines = Lines(stream)
+    line = repeated_line(lines, EVENT)
+    with patch.object(stream, "write", side_effect=OSError(errno.ENOSPC, "full")):
+        for number in range(300):
+            line(f"r-{number}", 0.001, 0.0)
+        lines.flush()
+    line("r-300", 0.001, 0.0)
+    lines.flush()
+    assert [json.loads(text)["request_id"] for text in stream.getvalue().splitlines()] == ["r-300"]
 
 
 async def test_a_line_alone_is_written_a_moment_later() -> None:

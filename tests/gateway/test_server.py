@@ -1,9 +1,12 @@
 """A gateway's two listeners: opened together, drained on a signal, closed when all is answered."""
 
 import asyncio
+import json
+import os
 import re
 import signal
 import socket
+import subprocess
 import sys
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
@@ -17,10 +20,11 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from gateway import demo, server
-from gateway.app import shared
+from gateway import app, demo, logs, metrics, request_lines, server
+from gateway.app import Gateway, Shared, shared
 from gateway.config import Config
 from gateway.demo import introduction
+from gateway.middlewares import METRICS
 from tests.conftest import ADMIN, caller, config_for
 from tests.fakes import FakeLedger
 from tests.gateway.processes import free_ports
@@ -365,3 +369,49 @@ def test_what_goes_wrong_comes_out() -> None:
 
     with pytest.raises(OSError, match="no such port"):
         server.run(fails())
+
+
+async def test_what_was_noted_for_later_is_told_before_the_end(
+    ledger: FakeLedger,
+    session: aiohttp.ClientSession,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """A line, and a count, that would wait longer than the process lives."""
+    made: list[Gateway] = []
+
+    def create_app(config: Config, common: Shared) -> Gateway:
+        made.append(app.create_app(config, common))
+        return made[0]
+
+    monkeypatch.setattr(server, "create_app", create_app)
+    monkeypatch.setattr(request_lines, "_DELAY_S", 3600)
+    monkeypatch.setattr(metrics, "_SETTLE_S", 3600)
+    monkeypatch.setattr(logs, "_lines", request_lines.Lines(sys.stdout))
+    ledger.rows("/ledger/alice", "")
+    async with serving(ledger.url, server__drain_s="0") as served:
+        async with session.get(f"{served.api}/ledger", headers=caller("alice")) as response:
+            assert response.status == 200
+        assert '"event":"request"' not in capsys.readouterr().out
+        os.kill(os.getpid(), signal.SIGTERM)
+    lines = [line for line in capsys.readouterr().out.splitlines() if '"event":"request"' in line]
+    assert [json.loads(line)["route"] for line in lines] == ["/ledger"]
+    pending = made[0].api[METRICS]._pending
+    assert not any(answers.durations for answers in pending.values())
+
+
+def test_a_process_that_serves_passes_over_what_lasts() -> None:
+    program = """
+import gc
+from gateway import server
+
+async def serve(*_args, **_options):
+    print(gc.get_freeze_count() > 10_000, gc.get_threshold()[0])
+
+server.serve = serve
+server.work(None, None)
+"""
+    done = subprocess.run(
+        [sys.executable, "-c", program], capture_output=True, text=True, check=True
+    )
+    assert done.stdout == "True 10000\n"

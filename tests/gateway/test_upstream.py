@@ -171,6 +171,18 @@ async def test_a_bad_chunk_behind_good_ones_is_told_at_once() -> None:
                 assert (await client.send(READ, 600)).status == 200
 
 
+@pytest.mark.parametrize("more", [b"H", b"HTTP/1.1 2", b"HTTP/1.1 200 OK\r\nContent-Le"])
+async def test_what_begins_right_behind_an_answer_is_nobodys(more: bytes) -> None:
+    """Else what is left of it would be read as the next answer."""
+    async with FaultyLedger().run() as ledger:
+        client = LedgerClient(_settings(ledger.url))
+        async with client.run():
+            ledger.plays(sends(reply(b"[1]") + more), sends(reply(b"[2]")))
+            assert (await client.send(READ, 5)).body == b"[1]"
+            assert (await client.send(READ, 5)).body == b"[2]"
+    assert ledger.connections == 2
+
+
 async def test_a_part_of_an_answer_that_nobody_asked_for_is_nobodys() -> None:
     """Else what is left of it would be read as the next answer."""
     go_on, spoken = asyncio.Event(), asyncio.Event()

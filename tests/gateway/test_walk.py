@@ -1,9 +1,11 @@
 """The walk from end to end: what the ledger hears, and what of its answer each caller sees."""
 
+import gc
 import itertools
 import json
 import re
 import time
+import tracemalloc
 from collections.abc import Callable, Sequence
 from typing import Any
 from urllib.parse import parse_qs, quote, urlencode, urlsplit
@@ -1379,3 +1381,25 @@ async def test_refusals_and_faults_are_not_kept(
         assert (await get(client, "/ledger", ALICE)).status >= 400
     ledger.rows("/ledger/alice", row(1))
     assert await seen(client, "/ledger", ALICE) == [json.loads(row(1))]
+
+
+@pytest.mark.parametrize("end", [b"]", b",}]", b"\xff]"], ids=["rows", "no rows", "no text"])
+async def test_of_a_large_reply_nothing_is_left_behind(
+    end: bytes, client: Client, ledger: FakeLedger
+) -> None:
+    """Whether or not it could be read; the garbage collector has no part in it."""
+    row = b'{"username":"alice","note":"%b"}' % (b" " * 8000)
+    ledger.on("GET", "/ledger/alice", b"[" + b",".join([row] * 1000) + end)
+    tracemalloc.start()
+    gc.disable()
+    try:
+        for _ in range(6):
+            # The test client itself would keep all its responses.
+            url = client.make_url("/ledger")
+            async with client.session.get(url, headers=caller("alice")) as response:
+                await response.read()
+        held, _ = tracemalloc.get_traced_memory()
+    finally:
+        gc.enable()
+        tracemalloc.stop()
+    assert held < 3 * 8_000_000
