@@ -18,7 +18,7 @@ from gateway.errors import (
 from gateway.exchange import Answer, Ask, Trace
 from gateway.kept import Outcome
 from gateway.representations import Representation, matches
-from gateway.responses import Whole
+from gateway.responses import WholeResponse
 
 TRACE = web.RequestKey("trace", Trace)
 
@@ -71,7 +71,7 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
         if answer.status == 204:
             del headers["Content-Type"]
         request[TRACE].bytes_sent = len(answer.body)
-        return Whole(answer.status, headers, answer.body)
+        return WholeResponse(answer.status, headers, answer.body)
     response = web.StreamResponse(status=answer.status, headers=headers)
     await response.prepare(request)
     await _send(request, response, answer.body)
@@ -80,17 +80,17 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
 
 async def _represented(
     request: web.Request, representation: Representation, headers: dict[str, str]
-) -> Whole:
+) -> WholeResponse:
     """The representation in the coding that suits the caller; nothing of it if they have it."""
     coding, body = await representation.chosen(request.headers.getall("Accept-Encoding", []))
     headers["ETag"] = representation.tag(coding)
     if matches(headers["ETag"], request.headers.getall("If-None-Match", [])):
-        return Whole(304, headers, b"")
+        return WholeResponse(304, headers, b"")
     if coding != "identity":
         headers["Content-Encoding"] = coding
     request[TRACE].bytes_sent = len(body)
     request[TRACE].sent = representation
-    return Whole(200, headers, body)
+    return WholeResponse(200, headers, body)
 
 
 async def stamp(request: web.Request, response: web.StreamResponse) -> None:

@@ -48,7 +48,8 @@ class LedgerClient:
         """One call, sent at most once, answered within so many seconds.
 
         Raises `LedgerUnreachable` (certainly not sent), `LedgerTimeout`, `LedgerBroken`, and for a
-        write that was sent and not answered `OutcomeUnknown`.
+        write that was sent and not answered `OutcomeUnknown`. Raises `ValueError`, and sends
+        nothing, if something in the call does not belong in the head of a request.
         """
         return judged(await self._exchange(call, timeout_s), call.is_write)
 

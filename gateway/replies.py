@@ -23,7 +23,7 @@ _INFLATE = 1 << 16
 _LARGE = 1 << 20
 
 
-class Line(ResponseHandler):
+class LedgerConnection(ResponseHandler):
     """A connection: takes one request after the other, and waits so long for what follows.
 
     Waiting ends with an answer or an exception of aiohttp's. `asked` says whether there was a
@@ -33,7 +33,7 @@ class Line(ResponseHandler):
     asked = False
     _heard = _deadline = _read_s = 0.0
     _watch: asyncio.TimerHandle | None = None
-    _awaited: "StreamReader | _Rest | None" = None
+    _awaited: "StreamReader | _LargeBody | None" = None
 
     def ask(self, request: bytes, read_s: float, deadline: float) -> None:
         """Sends a request. Its answer has to be whole by the deadline, in the loop's time, and may
@@ -65,7 +65,7 @@ class Line(ResponseHandler):
             return begun
         if self.transport is None:
             raise aiohttp.ServerDisconnectedError
-        self._awaited = rest = _Rest(self, self.transport, begun, length)
+        self._awaited = rest = _LargeBody(self, self.transport, begun, length)
         self.transport.set_protocol(rest)
         return await rest.body()
 
@@ -135,10 +135,12 @@ class Line(ResponseHandler):
             self._awaited.set_exception(exc)
 
 
-class _Rest(asyncio.BufferedProtocol):
+class _LargeBody(asyncio.BufferedProtocol):
     """What is still to come of a body, received where it is to stay."""
 
-    def __init__(self, line: Line, transport: asyncio.Transport, begun: bytes, length: int) -> None:
+    def __init__(
+        self, line: LedgerConnection, transport: asyncio.Transport, begun: bytes, length: int
+    ) -> None:
         self._line = line
         self._transport = transport
         self._all: asyncio.Future[None] = asyncio.get_running_loop().create_future()
@@ -189,7 +191,7 @@ class _Rest(asyncio.BufferedProtocol):
 
 
 async def read_body(
-    line: Line, headers: CIMultiDictProxy[str], payload: StreamReader, limit: int
+    line: LedgerConnection, headers: CIMultiDictProxy[str], payload: StreamReader, limit: int
 ) -> bytes:
     """The whole decoded body. Raises `UnexpectedAnswer` if it is larger than `limit` bytes, and
     `ValueError` or `zlib.error` if its coding is not known or not kept to.

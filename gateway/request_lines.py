@@ -25,7 +25,7 @@ _ID_TEXT, _DURATION_TEXT, _TIME_TEXT = r"\u0000id", r'"\u0000duration"', r"\u000
 
 # What a line has around its request's id, its duration and the time.
 Parts = tuple[str, str, str, str]
-Use = tuple[Parts, str, float, float]
+Entry = tuple[Parts, str, float, float]
 
 
 class Lines:
@@ -38,17 +38,17 @@ class Lines:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
         self._at_once = None if _is_file(stream) else _AT_ONCE
-        self._uses: list[Use] = []
+        self._entries: list[Entry] = []
         self._timer: asyncio.TimerHandle | None = None
 
     def add(self, parts: Parts, request_id: str, seconds: float, now: float) -> None:
         """Takes the line of a request that took so many seconds, until `now`, in seconds since the
         epoch.
         """
-        self._uses.append((parts, request_id, seconds, now))
+        self._entries.append((parts, request_id, seconds, now))
         if self._timer is None:
             self._timer = asyncio.get_running_loop().call_later(_DELAY_S, self.flush)
-        elif len(self._uses) >= _MOST_LINES:
+        elif len(self._entries) >= _MOST_LINES:
             self.flush()
 
     def flush(self) -> None:
@@ -57,8 +57,8 @@ class Lines:
             # Or every batch would be cut by the timer of one before it.
             self._timer.cancel()
             self._timer = None
-        uses, self._uses = self._uses, []
-        text = "".join(_lines(uses))
+        entries, self._entries = self._entries, []
+        text = "".join(_lines(entries))
         with contextlib.suppress(OSError):
             for piece in _pieces(text, self._at_once or len(text)):
                 self._stream.write(piece)
@@ -92,9 +92,9 @@ def _is_file(stream: TextIO) -> bool:
         return False
 
 
-def _lines(uses: Sequence[Use]) -> Iterator[str]:
+def _lines(entries: Sequence[Entry]) -> Iterator[str]:
     since = until = 0.0
-    for (head, middle, last, end), request_id, seconds, now in uses:
+    for (head, middle, last, end), request_id, seconds, now in entries:
         if not since <= now < until:  # there are many events in a millisecond
             milliseconds = int(now * 1000)
             since, until = milliseconds / 1000, (milliseconds + 1) / 1000

@@ -10,7 +10,7 @@ from aiohttp.web_request import BaseRequest
 _NO_CONTENT = frozenset({204, 304})
 
 
-class Whole(web.StreamResponse):
+class WholeResponse(web.StreamResponse):
     """A response whose head and body go out in one write.
 
     aiohttp's own `Response` would find out first what kind of body it was given; this one has

@@ -20,7 +20,7 @@ from multidict import CIMultiDictProxy
 from yarl import URL
 
 from gateway.errors import LedgerUnreachable
-from gateway.replies import Line, read_body
+from gateway.replies import LedgerConnection, read_body
 
 # What `exchange` raises beside errors of ours, and what of it says that the connection ended.
 FOREIGN = (aiohttp.ClientError, HttpProcessingError, OSError, TimeoutError, ValueError, zlib.error)
@@ -99,7 +99,7 @@ class Upstream:
         deadline = asyncio.get_running_loop().time() + timeout_s
         connection = await self._connected(origin, timeout_s)
         progress.connected = True
-        line = cast(Line, connection.protocol)
+        line = cast(LedgerConnection, connection.protocol)
         try:
             line.ask(request, origin.read_s, deadline)
             message, payload = await line.answer()
@@ -122,7 +122,7 @@ class Upstream:
             patience = aiohttp.ClientTimeout(connect=timeout_s)
         while True:
             connection = await self._connector.connect(origin.address, [], patience)
-            line = cast(Line, connection.protocol)
+            line = cast(LedgerConnection, connection.protocol)
             if not line.should_close:
                 return connection
             connection.close()
@@ -141,5 +141,5 @@ class _Connector(aiohttp.TCPConnector):
 
     def __init__(self, **options: Any) -> None:
         super().__init__(**options)
-        make: Any = partial(Line, loop=asyncio.get_running_loop())
+        make: Any = partial(LedgerConnection, loop=asyncio.get_running_loop())
         self._factory = make

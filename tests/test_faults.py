@@ -37,7 +37,7 @@ from gateway.freshness import Lifetime
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger
 from gateway.ledger import LedgerClient
-from gateway.replies import Line
+from gateway.replies import LedgerConnection
 from gateway.sandbox import LEDGER_ID, ORGANIZATION_ID, create_sandbox
 from gateway.sandbox.pages import Selection, Window
 from gateway.sandbox.store import Stamp, Store
@@ -927,7 +927,9 @@ def despairs(patch: pytest.MonkeyPatch) -> None:
 def takes_what_has_come(patch: pytest.MonkeyPatch) -> None:
     """A body that breaks off is a body."""
 
-    async def body(_line: Line, _headers: Any, payload: aiohttp.StreamReader, _limit: int) -> bytes:
+    async def body(
+        _line: LedgerConnection, _headers: Any, payload: aiohttp.StreamReader, _limit: int
+    ) -> bytes:
         found = b""
         with contextlib.suppress(aiohttp.ClientError):
             async for chunk in payload.iter_any():

@@ -20,7 +20,7 @@ import uvloop
 from gateway.calls import LedgerCall
 from gateway.errors import GatewayError, LedgerBroken, OutcomeUnknown, UnexpectedAnswer
 from gateway.ledger import LedgerClient
-from gateway.replies import Line, _Rest, read_body
+from gateway.replies import LedgerConnection, _LargeBody, read_body
 from tests.conftest import config_for
 from tests.faulty import (
     GOOD,
@@ -157,7 +157,7 @@ async def test_a_large_body_that_breaks_off_is_broken(
 class _Wire(asyncio.Transport):
     """A connection by hand, to a server that says pieces of an answer, each so much later."""
 
-    def __init__(self, line: Line) -> None:
+    def __init__(self, line: LedgerConnection) -> None:
         super().__init__()
         self.paused = False
         self._protocol: asyncio.BaseProtocol = line
@@ -186,10 +186,10 @@ class _Wire(asyncio.Transport):
                 cast(memoryview, self._protocol.get_buffer(-1))[: len(piece)] = piece
                 self._protocol.buffer_updated(len(piece))
             else:
-                cast(Line, self._protocol).data_received(piece)
+                cast(LedgerConnection, self._protocol).data_received(piece)
 
 
-async def _answer(line: Line) -> bytes:
+async def _answer(line: LedgerConnection) -> bytes:
     message, payload = await line.answer()
     return await read_body(line, message.headers, payload, SIZE)
 
@@ -212,7 +212,7 @@ LATE = {
 async def test_an_answer_is_waited_for_as_long_as_was_said(
     pieces: list[tuple[float, bytes]], expected_s: float
 ) -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire, started = _Wire(line), now()
     line.ask(b"", 5, started + 20)
     saying = asyncio.create_task(wire.say(pieces))
@@ -224,7 +224,7 @@ async def test_an_answer_is_waited_for_as_long_as_was_said(
 
 @in_no_time
 async def test_an_answer_in_time_is_an_answer() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire = _Wire(line)
     pieces = [(4.0, _announced(SIZE)), (4.0, BODY[:LARGE]), (4.0, BODY[LARGE:])]
     line.ask(b"", 5, now() + 20)
@@ -240,7 +240,7 @@ async def test_an_answer_in_time_is_an_answer() -> None:
 async def test_how_long_is_waited_does_not_depend_on_the_request_before(
     first_s: float, then_s: float
 ) -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire = _Wire(line)
     line.ask(b"", 5, now() + first_s)
     await wire.say([(0.5, reply())])
@@ -255,7 +255,7 @@ async def test_how_long_is_waited_does_not_depend_on_the_request_before(
 
 @in_no_time
 async def test_nobody_waits_between_two_requests() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire = _Wire(line)
     line.ask(b"", 5, now() + 20)
     await wire.say([(0, reply())])
@@ -269,7 +269,7 @@ async def test_nobody_waits_between_two_requests() -> None:
 
 
 async def test_a_connection_that_was_held_up_goes_on() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire = _Wire(line)
     line.ask(b"", 5, asyncio.get_running_loop().time() + 20)
     pieces = [chunk(BODY[at : at + LARGE]) for at in range(0, 4 * LARGE, LARGE)]
@@ -287,7 +287,7 @@ async def test_a_connection_that_was_held_up_goes_on() -> None:
 
 
 async def test_a_large_body_may_be_there_already_or_its_connection_gone() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     _Wire(line)
     line.ask(b"", 5, asyncio.get_running_loop().time() + 20)
     line.data_received(_announced(SIZE, BODY))
@@ -305,7 +305,7 @@ async def test_a_large_body_may_be_there_already_or_its_connection_gone() -> Non
 
 @in_no_time
 async def test_who_has_not_taken_the_request_yet_is_not_silent() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     _Wire(line)
     started = now()
     line.pause_writing()
@@ -318,12 +318,12 @@ async def test_who_has_not_taken_the_request_yet_is_not_silent() -> None:
 
 @in_no_time
 async def test_a_large_body_that_pauses_is_given_up_though_the_request_went_out_late() -> None:
-    line = Line(asyncio.get_running_loop())
+    line = LedgerConnection(asyncio.get_running_loop())
     wire = _Wire(line)
     started = now()
     line.pause_writing()
     line.ask(b"", 5, started + 100)
-    rest = _Rest(line, wire, b"", SIZE)
+    rest = _LargeBody(line, wire, b"", SIZE)
     line._awaited = rest
     asyncio.get_running_loop().call_later(50, rest.resume_writing)
     with pytest.raises(TimeoutError):

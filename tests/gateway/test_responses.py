@@ -9,7 +9,7 @@ import pytest
 from aiohttp import ClientError, web
 from aiohttp.test_utils import TestClient, TestServer
 
-from gateway.responses import Whole
+from gateway.responses import WholeResponse
 
 JSON = {"Content-Type": "application/json", "X-Of-Ours": "1"}
 CASES = [
@@ -29,7 +29,7 @@ async def client() -> AsyncIterator[TestClient[Any, Any]]:
 
     async def answer(request: web.Request) -> web.StreamResponse:
         status, body = CASES[int(request.query["case"])]
-        response: Any = Whole(status, dict(JSON), body)
+        response: Any = WholeResponse(status, dict(JSON), body)
         if "theirs" in request.query:
             response = web.Response(status=status, headers=JSON, body=body or None)
         if "last" in request.query:
@@ -79,7 +79,7 @@ async def test_a_whole_response_is_what_aiohttp_would_send(
 
 async def test_no_value_goes_on_as_a_line_of_its_own(client: TestClient[Any, Any]) -> None:
     async def answer(_request: web.Request) -> web.StreamResponse:
-        return Whole(200, {"X-Told": "a\r\nSet-Cookie: b"}, b"")
+        return WholeResponse(200, {"X-Told": "a\r\nSet-Cookie: b"}, b"")
 
     app = web.Application()
     app.router.add_get("/", answer)

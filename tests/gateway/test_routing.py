@@ -1,5 +1,6 @@
 """Routes that are found at once are those that aiohttp's router finds."""
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -76,6 +77,36 @@ def test_every_route_of_the_table_is_found(endpoint: Any) -> None:
 @pytest.mark.parametrize("path", ["/ledger?a=1", "/ledger"])
 def test_a_query_does_not_matter(path: str) -> None:
     assert ROUTING.find(make_mocked_request("GET", path, app=APP)) is not None
+
+
+async def test_a_handler_is_called_within_the_middlewares_as_the_router_would() -> None:
+    """For many requests at once, which share what is known of their route."""
+    seen: list[tuple[str, web.Application, str]] = []
+
+    def noting(name: str) -> Any:
+        @web.middleware
+        async def middleware(request: web.Request, handler: Any) -> web.StreamResponse:
+            resource = request.match_info.route.resource
+            seen.append((name, request.app, resource.canonical if resource is not None else ""))
+            await asyncio.sleep(0)
+            return await handler(request)  # type: ignore[no-any-return]
+
+        return middleware
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        return web.Response(text=request.path)
+
+    app = web.Application(middlewares=[noting("outer"), noting("inner")])
+    routing = Routing(app)
+    routing.add("GET", "/a.b/{name}", answer, _expect)
+    app.freeze()
+    handle = routing(app._handle)
+    requests = [make_mocked_request("GET", f"/a.b/{number}", app=app) for number in range(3)]
+    answers: list[Any] = await asyncio.gather(*(handle(request) for request in requests))
+    assert [answer.text for answer in answers] == ["/a.b/0", "/a.b/1", "/a.b/2"]
+    here = app, "/a.b/{name}"
+    assert seen == [("outer", *here)] * 3 + [("inner", *here)] * 3
+    assert routing.find(make_mocked_request("GET", "/aXb/1", app=app)) is None
 
 
 async def test_who_expects_something_is_asked_for_the_body(
