@@ -20,6 +20,7 @@ from gateway.app import create_app, shared
 from gateway.config import Config, read
 from gateway.server import listening
 from tests.fakes import FakeLedger
+from tests.faulty import FaultyLedger
 
 SECRET = "a secret of the tests, long enough for HS512, which wants 64 bytes"
 CREDENTIAL = "the-gateways-own-credential"
@@ -117,6 +118,13 @@ async def make_client(ledger: FakeLedger) -> AsyncIterator[MakeClient]:
     yield make
     for client in clients:
         await client.close()
+
+
+@pytest.fixture
+async def faulty() -> AsyncIterator[FaultyLedger]:
+    """A ledger that misbehaves as it is told to."""
+    async with FaultyLedger().run() as ledger:
+        yield ledger
 
 
 @pytest.fixture

@@ -5,6 +5,7 @@ the same answer each time.
 import asyncio
 import sys
 from pathlib import Path
+from typing import cast
 
 import uvloop
 
@@ -17,7 +18,7 @@ class Echo(asyncio.Protocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Keeps what is written to."""
-        self._transport: asyncio.WriteTransport = transport  # type: ignore[assignment]
+        self._transport = cast(asyncio.WriteTransport, transport)
 
     def data_received(self, _data: bytes) -> None:
         """Answers a request."""

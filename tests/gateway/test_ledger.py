@@ -240,12 +240,6 @@ def _write(method: str) -> LedgerCall:
     return LedgerCall(method, "/ledger", (), "alice", "r-1", b"{}", "key-1")
 
 
-@pytest.fixture
-async def faulty() -> AsyncIterator[FaultyLedger]:
-    async with FaultyLedger().run() as ledger:
-        yield ledger
-
-
 @dataclass(frozen=True)
 class Direct:
     """A ledger client whose every call has the configured time."""

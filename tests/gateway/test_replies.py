@@ -60,12 +60,6 @@ def _announced(size: int, body: bytes = b"") -> bytes:
     return reply(body, headers=b"Content-Length: %d\r\n" % size)
 
 
-@pytest.fixture
-async def faulty() -> AsyncIterator[FaultyLedger]:
-    async with FaultyLedger().run() as ledger:
-        yield ledger
-
-
 # Whole.
 
 

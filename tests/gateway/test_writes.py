@@ -581,12 +581,6 @@ async def _client_of(faulty: FaultyLedger) -> AsyncIterator[Callable[[LedgerCall
         yield lambda call: client.send(call, 10.0)
 
 
-@pytest.fixture
-async def faulty() -> AsyncIterator[FaultyLedger]:
-    async with FaultyLedger().run() as ledger:
-        yield ledger
-
-
 def _methods(faulty: FaultyLedger) -> list[str]:
     return [hit.split(b" ")[0].decode() for hit in faulty.hits]
 
