@@ -224,9 +224,11 @@ async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
 def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> bool:
     """Whether this one reply is all that is asked for: the last page, or just one page."""
     reading = found.reading
+    if limit is None:
+        return reading.reply.next_cursor is None
     count = 0 if reading.value is None else len(reading.value.seen(visit.view))
     if reading.reply.next_cursor is None:
-        return limit is None or count <= limit
+        return count <= limit
     return count == limit and not visit.mixed
 
 
