@@ -167,6 +167,11 @@ class Connection(web.RequestHandler):
         elif self._waiter is not None and not self._whole:
             self._await_head()
 
+    def resume_reading(self, resume_parser: bool = True) -> None:
+        """Has the parser go on where it paused: aiohttp asks for that with each chunk it takes."""
+        if self._reading_paused:
+            super().resume_reading(resume_parser)
+
     def handle_error(
         self,
         request: web.BaseRequest,
@@ -230,7 +235,7 @@ class Connection(web.RequestHandler):
         would wait for it.
         """
         request = self._current_request
-        if request is None or request.content.is_eof() or not self._messages:
+        if not self._messages or request is None or request.content.is_eof():
             return
         if isinstance(self._messages[-1][0], _ErrInfo):
             request.content.set_exception(web.RequestPayloadError("not well-formed"))

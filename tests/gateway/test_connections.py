@@ -419,6 +419,26 @@ async def test_a_caller_who_never_reads_a_long_answer_is_given_up(
     assert len(ledger.calls) < 1000
 
 
+async def test_a_body_in_many_small_chunks_is_read_without_parsing_anew_for_each(
+    served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed = []
+    received = web.RequestHandler.data_received
+
+    def counted(self: web.RequestHandler, data: bytes) -> None:
+        parsed.append(data)
+        received(self, data)
+
+    monkeypatch.setattr(web.RequestHandler, "data_received", counted)
+    body = BODY.ljust(40_000)
+    chunks = b"".join(b"1\r\n%c\r\n" % byte for byte in body)
+    async with call(served.port) as one:
+        one.send(CHUNKED + chunks + b"0\r\n\r\n")
+        assert (await one.answer()).status == 201
+    assert [sent.body for sent in ledger.calls if sent.method == "POST"] == [body]
+    assert parsed.count(b"") < 10
+
+
 async def get_live(port: int) -> Answer:
     async with call(port) as one:
         one.send(b"GET /health/live HTTP/1.1\r\nHost: g\r\n\r\n")
