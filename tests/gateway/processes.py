@@ -14,6 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 15.0
+_reserved: list[socket.socket] = []
 
 
 class Running:
@@ -106,12 +107,17 @@ def environment(settings: dict[str, str]) -> dict[str, str]:
 
 
 def free_ports(count: int) -> list[int]:
-    """Ports that nobody listens on, all different."""
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [taken.getsockname()[1] for taken in sockets]
-    for taken in sockets:
-        taken.close()
-    return ports
+    """Ports that nobody listens on, all different, which nobody is given who asks for any port.
+
+    They stay bound, without a listener, until this process ends: who names one can listen there.
+    """
+    reserved = [socket.socket() for _ in range(count)]
+    for one in reserved:
+        one.bind(("127.0.0.1", 0))
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        one.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    _reserved.extend(reserved)
+    return [one.getsockname()[1] for one in reserved]
 
 
 def is_alive(process: int) -> bool:

@@ -64,6 +64,7 @@ from tests.faulty import (
     sends,
     sends_apart,
 )
+from tests.gateway.processes import free_ports
 
 CAP = 65_536
 HINT = b"HTTP/1.1 100 Continue\r\n\r\n"
@@ -441,15 +442,9 @@ def _full_backlog() -> Iterator[str]:
         yield f"http://127.0.0.1:{listener.getsockname()[1]}"
 
 
-def _free_port() -> int:
-    with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
-        return int(listener.getsockname()[1])
-
-
 @pytest.mark.parametrize("method", ["GET", "DELETE", "POST"])
 async def test_a_refused_connection_is_told_at_once(method: str) -> None:
-    async with _client(f"http://127.0.0.1:{_free_port()}") as client:
+    async with _client(f"http://127.0.0.1:{free_ports(1)[0]}") as client:
         started = time.monotonic()
         error = await _outcome(client, _write(method))
         assert type(error) is LedgerUnreachable
@@ -888,7 +883,7 @@ async def test_a_caller_is_told_that_there_is_no_connection(
     make_client: MakeClient,
 ) -> None:
     with _full_backlog() as hanging:
-        url = hanging if settings else f"http://127.0.0.1:{_free_port()}"
+        url = hanging if settings else f"http://127.0.0.1:{free_ports(1)[0]}"
         client = await make_client(url, **settings)
         response = await client.get("/ledger", headers=caller(*ADMIN))
         assert await _told(response) == reading
