@@ -1,13 +1,11 @@
 """Rows that came together: the text they stand in, and whose they are. Pure; no I/O."""
 
-from collections.abc import Iterable
-from typing import TypeVar
+from collections.abc import Sequence
+from io import BytesIO
 
 import msgspec
 
 from gateway.authz import View
-
-T = TypeVar("T")
 
 _array = msgspec.json.Decoder(list[msgspec.Raw])
 
@@ -28,18 +26,29 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
 
     def rows(self, view: View) -> list[bytes]:
         """The rows that a view may see."""
-        if not self.count(view):
+        places = self._places(view)
+        if not places:
             return []
         # Each row is an object and has a brace; if there are no more of them, it begins there.
-        flat = self.array.split(b"{")[1:]
+        flat = _behind_braces(self.array)
         if len(flat) == len(self.owners):
-            return [b"{" + row.rstrip(b", \t\r\n]") for row in self._seen(flat, view)]
-        return [bytes(row) for row in self._seen(_array.decode(self.array), view)]
+            return [b"{" + flat[place].rstrip(b", \t\r\n]") for place in places]
+        rows = _array.decode(self.array)
+        return [bytes(rows[place]) for place in places]
 
-    def _seen(self, rows: list[T], view: View) -> Iterable[T]:
-        if view.owner is None and view.ambiguous:
-            return rows
-        pairs = zip(rows, self.owners, strict=True)
-        if view.owner is None:
-            return [row for row, owner in pairs if owner is not None]
-        return [row for row, owner in pairs if owner == view.owner]
+    def _places(self, view: View) -> Sequence[int]:
+        """Where among the rows those stand that a view may see."""
+        wanted, owners = view.owner, self.owners
+        if wanted is not None:
+            return [place for place, owner in enumerate(owners) if owner == wanted]
+        if view.ambiguous:
+            return range(len(owners))
+        return [place for place, owner in enumerate(owners) if owner is not None]
+
+
+def _behind_braces(array: bytes) -> list[bytes]:
+    """What stands behind each opening brace, up to the next."""
+    if b"\n" in array:
+        return array.split(b"{")[1:]
+    # Lines are found in half the time.
+    return BytesIO(array.replace(b"{", b"\n")).readlines()[1:]

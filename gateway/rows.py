@@ -243,7 +243,7 @@ def _batch(array: bytes) -> Batch:
     rows = [] if said_once else _array.decode(array)
     owners = tuple(_names) if said_once else tuple(_owner(bytes(row)) for row in rows)
     _check_numbers(array)
-    if owners and owners.count(owners[0]) == len(owners):
+    if owners and owners[0] == owners[-1] and owners.count(owners[0]) == len(owners):
         # One name for all rows, instead of one for each.
         owners = owners[:1] * len(owners)
     return Batch(array, owners)

@@ -196,10 +196,10 @@ async def _whole(
     representation = kept.views.get(name) if kept is not None else None
     if representation is None:
         value: Any = found.reading.value
-        if visit.mixed and not value.seen(visit.view):
-            visit.ask.trace.rows_dropped += len(value.rows)
-            raise _not_yours()
         body, dropped = await views.shown(endpoint, value, visit.view)
+        if visit.mixed and dropped == rows.rows_in(value):
+            visit.ask.trace.rows_dropped += dropped
+            raise _not_yours()
         representation = await represent(body, dropped)
         if kept is not None:
             kept.remember(name, representation)
