@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import IntEnum, StrEnum
+from functools import cached_property
 
 import msgspec
 
@@ -16,7 +17,7 @@ class Role(IntEnum):
     SERVICE = 2
     ADMIN = 3
 
-    @property
+    @cached_property
     def label(self) -> str:
         """The name a token carries."""
         return self.name.lower()

@@ -66,7 +66,7 @@ class CachedLedger:
             maxsize=settings.max_bytes if settings.enabled else 0,
             ttu=lambda _key, kept, at: at + kept.lifetime.kept_s,
             timer=now,
-            getsizeof=lambda kept: kept.reading.size,
+            getsizeof=lambda kept: kept.size,
         )
         self._flights: dict[tuple[Key, int], Flight] = {}
         self._counts = dict.fromkeys(Outcome, 0)
@@ -88,7 +88,7 @@ class CachedLedger:
         no kept answer gets a call begun for them.
         """
         generation = self._generations.of(tag)
-        fetch = _Fetch(_key(call), call, parse, tag, lifetime, generation)
+        fetch = _Fetch((call.path, call.query), call, parse, tag, lifetime, generation)
         found = await self._read(fetch, wish)
         self.count(found.outcome)
         return found
@@ -212,17 +212,22 @@ class CachedLedger:
 
     async def _fetched(self, fetch: "_Fetch") -> tuple[Reading[Any], Kept | None]:
         begun = self._now()
-        reading = await _reading(await self._ledger.send(fetch.call), fetch)
-        lifetime = shared(allowed(fetch.lifetime, reading.reply.cache_control))
+        reply = await self._ledger.send(fetch.call)
+        reading = await _reading(reply, fetch)
+        lifetime = allowed(fetch.lifetime, reply.cache_control)
+        if lifetime.fresh_s <= 0 or not reply.is_success or not self._entries.maxsize:
+            return reading, None
         # Overtaken by a fresh one, or by a write, it may be older than what is known.
         latest = self._flights.get(fetch.name) is asyncio.current_task()
-        latest = latest and self._generations.of(fetch.tag) == fetch.generation
-        keep = reading.reply.is_success and lifetime.fresh_s > 0 and latest
-        if not keep or reading.size > self._entries.maxsize:
+        if not latest or self._generations.of(fetch.tag) != fetch.generation:
             return reading, None
-        at = begun - reading.reply.age
-        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime)
-        self._entries[fetch.key] = kept
+        size, room = _measures(fetch, len(reply.body), rows_in(reading.value))
+        if size > self._entries.maxsize:
+            return reading, None
+        at, lifetime = begun - reply.age, shared(lifetime)
+        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, room)
+        path, query = fetch.key
+        self._entries[path, shared(query)] = kept
         return reading, kept
 
 
@@ -248,19 +253,18 @@ class _Fetch(msgspec.Struct, frozen=True):
         return self.key, self.generation
 
 
-def _key(call: LedgerCall) -> Key:
-    return call.path, shared(call.query)
-
-
 async def _reading(reply: LedgerReply, fetch: _Fetch) -> Reading[Any]:
     if not reply.is_success:
-        return Reading(reply, None, 0)
+        return Reading(reply, None)
     try:
         value = await fetch.parse(reply.body)
     except UnreadableBody as error:
         raise LedgerBroken("The ledger's answer cannot be read.") from error
-    rows = rows_in(value)
+    return Reading(msgspec.structs.replace(reply, body=b""), value)
+
+
+def _measures(fetch: _Fetch, length: int, rows: int) -> tuple[int, int]:
+    """The size of an entry for a body of such a length with so many rows, and the room in it."""
     # As much for the views that are made of it as two whole bodies take, or one view for each row.
-    room = 2 * (len(reply.body) + VIEW_OVERHEAD) + rows * _ROW_ROOM
-    size = len(reply.body) + rows * _ROW_OVERHEAD + _OVERHEAD + fetch.key_size + room
-    return Reading(msgspec.structs.replace(reply, body=b""), value, size, room)
+    room = 2 * (length + VIEW_OVERHEAD) + rows * _ROW_ROOM
+    return length + rows * _ROW_OVERHEAD + _OVERHEAD + fetch.key_size + room, room

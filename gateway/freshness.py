@@ -4,7 +4,7 @@ RFC 9111 section 5.2 (Cache-Control) and RFC 5861 (stale replies). Pure; times a
 """
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 
@@ -70,11 +70,11 @@ def wishes(headers: CIMultiDictProxy[str]) -> Wishes:
     )
 
 
-def allowed(lifetime: Lifetime, values: Iterable[str]) -> Lifetime:
+def allowed(lifetime: Lifetime, values: Sequence[str]) -> Lifetime:
     """The lifetime of a reply with these `Cache-Control` headers, kept for all who share it."""
-    said = directives(values)
-    if not said:
+    if not values:
         return lifetime
+    said = directives(values)
     if said.keys() & {"no-store", "private", "no-cache"}:
         return Lifetime(0.0)
     most = _seconds(said, "s-maxage", _seconds(said, "max-age", _FOREVER))

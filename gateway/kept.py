@@ -29,14 +29,11 @@ class Outcome(StrEnum):
 class Reading(msgspec.Struct, Generic[V], frozen=True):
     """What the ledger answered to a read: a reply without its body, and the body as it was read.
 
-    `value` is None for a refusal. `size` is what it takes to keep it, in bytes; `room` of them are
-    for the views that are made of it.
+    `value` is None for a refusal.
     """
 
     reply: LedgerReply
     value: V | None
-    size: int
-    room: int = 0
 
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
@@ -44,7 +41,8 @@ class Kept:
     """One reading, good while its tag has that generation, for a lifetime that began at `at`, when
     it was asked for, in seconds on the monotonic clock.
 
-    `views` are the representations made of it, by what tells them apart.
+    `size` is what it takes to keep it, in bytes; `room` of them are for `views`, the
+    representations made of it, by what tells them apart.
     """
 
     reading: Reading[Any]
@@ -52,12 +50,14 @@ class Kept:
     generation: int
     at: float
     lifetime: Lifetime
+    size: int
+    room: int
     views: dict[Any, Representation] = field(default_factory=dict)
 
     def remember(self, name: Any, view: Representation) -> None:
         """Keeps a view, if there is room for it."""
         taken = sum(len(one.body) + VIEW_OVERHEAD for one in self.views.values())
-        if taken + len(view.body) + VIEW_OVERHEAD <= self.reading.room:
+        if taken + len(view.body) + VIEW_OVERHEAD <= self.room:
             self.views[shared(name)] = view
 
 
@@ -97,9 +97,9 @@ def cache_status_of_hit(left: int) -> str:
 
 def worst(one: Found[Any] | None, other: Found[Any]) -> Found[Any]:
     """Of the readings that one answer is made of, the one that speaks for all."""
-    order = list(Outcome)
     if one is None:
         return other
     if one.outcome is other.outcome:
         return max(one, other, key=lambda found: found.age)
+    order = list(Outcome)
     return max(one, other, key=lambda found: order.index(found.outcome))

@@ -6,7 +6,6 @@ It never repeats a call and never follows a redirect.
 import time
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
-from functools import lru_cache
 from urllib.parse import quote_plus
 
 from yarl import URL
@@ -105,9 +104,10 @@ class LedgerClient:
         return headers
 
 
-@lru_cache(256)
 def _quoted(text: str) -> str:
     """A name or value as it stands in a query."""
+    if text.isascii() and text.isalnum():
+        return text
     return quote_plus(text, "?/:@!$'()*,", errors="ignore")
 
 

@@ -38,19 +38,18 @@ class UnreadableBody(ValueError):
 
 
 class Rows:
-    """The rows of a reply that a view may see, in their order. How many they are is known; they are
-    cut out, batch by batch, each time that they are asked for.
+    """The rows of a reply that a view may see, in their order. They are counted, and cut out batch
+    by batch, each time that they are asked for.
     """
 
-    __slots__ = ("_batches", "_count", "_view")
+    __slots__ = ("_batches", "_view")
 
     def __init__(self, batches: tuple[Batch, ...], view: View) -> None:
         self._batches = batches
         self._view = view
-        self._count = sum([batch.count(view) for batch in batches])
 
     def __len__(self) -> int:
-        return self._count
+        return sum([batch.count(self._view) for batch in self._batches])
 
     def __iter__(self) -> Iterator[bytes]:
         for batch in self.batches():
@@ -68,6 +67,9 @@ class RowIndex(msgspec.Struct, frozen=True, gc=False):
     """The rows of a reply."""
 
     batches: tuple[Batch, ...] = ()
+
+    def __len__(self) -> int:
+        return sum([len(batch.owners) for batch in self.batches])
 
     @property
     def rows(self) -> Rows:
@@ -173,7 +175,7 @@ def read_row(body: bytes) -> bytes:
     """
     payload = _payload(body, bare=b"[")
     array = payload if payload.startswith(b"[") else b"[%b]" % payload
-    if len(_index(array).rows) != 1:
+    if len(_index(array)) != 1:
         raise UnreadableBody("not one row")
     return payload
 
@@ -195,7 +197,7 @@ def read_rates(body: bytes) -> bytes:
 def rows_in(value: object) -> int:
     """How many rows there are in what was read of a reply, rows or groups of them."""
     if isinstance(value, RowIndex):
-        return len(value.rows)
+        return len(value)
     return sum(map(rows_in, value)) if isinstance(value, list | tuple) else 0
 
 

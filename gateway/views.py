@@ -4,6 +4,7 @@ ledger's own bytes. Pure; no I/O.
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from functools import cache
 from typing import Any
 
 from gateway import rows
@@ -41,7 +42,7 @@ async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]
     if endpoint.reply is Reply.ROWS:
         seen = value.seen(view)
         body = _in_brackets(endpoint, await _in_turns(seen, view))
-        return body, len(value.rows) - len(seen)
+        return body, len(value) - len(seen)
     if endpoint.reply is Reply.GROUPS:
         return _of_groups(endpoint, value, view)
     return value, 0
@@ -60,19 +61,19 @@ def written(endpoint: Endpoint, body: bytes) -> bytes:
         return b""
     if endpoint.reply is Reply.RATE:
         return rows.read_rate(body)
-    return enveloped(endpoint, rows.read_row(body))
+    return _enveloped(endpoint.message, rows.read_row(body))
 
 
-def enveloped(endpoint: Endpoint, data: bytes) -> bytes:
+def _enveloped(message: str, data: bytes) -> bytes:
     """The envelope of the ledger API around a JSON text."""
-    return b'{"api_message":"%b","api_data":%b}' % (endpoint.message.encode(), data)
+    return b'{"api_message":"%b","api_data":%b}' % (message.encode(), data)
 
 
 async def stream(
     endpoint: Endpoint, view: View, first: Iterable[bytes], source: AsyncIterator[Page]
 ) -> AsyncIterator[bytes]:
     """The envelope around all rows; it is closed only when the last page has come."""
-    opening, closing = _brackets(endpoint)
+    opening, closing = _brackets(endpoint.message)
     yield opening + rows.shown(first, view.hidden)
     del first  # at most one page is held
     async for page in source:
@@ -89,10 +90,10 @@ def _of_groups(
     kept, dropped = [], 0
     for currency, index in groups:
         seen = index.seen(view)
-        dropped += len(index.rows) - len(seen)
-        if seen or not index.rows:
+        dropped += len(index) - len(seen)
+        if seen or not index:
             kept.append(currency + b":[" + rows.shown(seen, view.hidden) + b"]")
-    return enveloped(endpoint, b"{" + b",".join(kept) + b"}"), dropped
+    return _enveloped(endpoint.message, b"{" + b",".join(kept) + b"}"), dropped
 
 
 async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
@@ -107,7 +108,7 @@ async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
 
 
 def _in_brackets(endpoint: Endpoint, texts: list[bytes]) -> bytes:
-    opening, closing = _brackets(endpoint)
+    opening, closing = _brackets(endpoint.message)
     if not texts:
         return opening + closing
     # A long list is copied once.
@@ -116,7 +117,8 @@ def _in_brackets(endpoint: Endpoint, texts: list[bytes]) -> bytes:
     return b",".join(texts)
 
 
-def _brackets(endpoint: Endpoint) -> tuple[bytes, bytes]:
+@cache
+def _brackets(message: str) -> tuple[bytes, bytes]:
     """What stands before and behind the rows."""
-    opening, closing = enveloped(endpoint, b"[]").split(b"]", 1)
+    opening, closing = _enveloped(message, b"[]").split(b"]", 1)
     return opening, b"]" + closing

@@ -249,7 +249,7 @@ def _page(visit: Visit, found: Found[rows.RowIndex], cursor: str | None) -> Page
     """The part of a page that may be seen; what may not is counted."""
     index = found.reading.value or rows.RowIndex()
     seen = index.seen(visit.view)
-    visit.ask.trace.rows_dropped += len(index.rows) - len(seen)
+    visit.ask.trace.rows_dropped += len(index) - len(seen)
     return Page(cursor, seen, found.reading.reply.next_cursor)
 
 

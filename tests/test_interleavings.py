@@ -140,7 +140,7 @@ class NumberedAtTheEnd(CachedLedger):
     async def _fetched(self, fetch: Any) -> tuple[Any, Kept | None]:
         reading = await cache._reading(await self._ledger.send(fetch.call), fetch)
         generation = self._generations.of(fetch.tag)
-        kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime)
+        kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime, size=1, room=0)
         self._entries[fetch.key] = kept
         return reading, kept
 
