@@ -1,5 +1,8 @@
 """What the cache keeps and finds: values that say what a reply was, how old it is, how it came."""
 
+import asyncio
+from collections.abc import Awaitable, Callable
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
@@ -42,7 +45,8 @@ class Kept:
     it was asked for, in seconds on the monotonic clock.
 
     `size` is what it takes to keep it, in bytes; `room` of them are for `views`, the
-    representations made of it, by what tells them apart.
+    representations made of it, by what tells them apart. Those that take a while are made one at a
+    time, under `making`.
     """
 
     reading: Reading[Any]
@@ -53,6 +57,20 @@ class Kept:
     size: int
     room: int
     views: dict[Any, Representation] = field(default_factory=dict)
+    making: asyncio.Lock | None = None
+
+    async def view(
+        self, name: Any, make: Callable[[], Awaitable[Representation]]
+    ) -> Representation:
+        """The view of that name; if there is none it is made, and kept if there is room for it."""
+        found = self.views.get(name)
+        if found is None:
+            async with self.making or nullcontext():
+                found = self.views.get(name)
+                if found is None:
+                    found = await make()
+                    self.remember(name, found)
+        return found
 
     def remember(self, name: Any, view: Representation) -> None:
         """Keeps a view, if there is room for it."""

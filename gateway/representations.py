@@ -8,6 +8,7 @@ import hashlib
 import re
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import nullcontext
 
 try:
     import brotli  # type: ignore[import-untyped, import-not-found, unused-ignore]
@@ -36,16 +37,24 @@ if brotli is not None:
     _CODERS = {"br": _brotli, **_CODERS}
 
 
+def one_at_a_time(length: int) -> asyncio.Lock | None:
+    """What has those who want the same of a body of so many bytes wait for who makes it. Making
+    the same of a small one takes no turn of the loop: nobody can come in between.
+    """
+    return asyncio.Lock() if length >= _LARGE else None
+
+
 class Representation:
     """The bytes of an answer. `dropped` is how many rows of the reply are not in it."""
 
-    __slots__ = ("__weakref__", "_coded", "body", "dropped", "etag")
+    __slots__ = ("__weakref__", "_coded", "_coding", "body", "dropped", "etag")
 
     def __init__(self, body: bytes, dropped: int, etag: str) -> None:
         self.body = body
         self.dropped = dropped
         self.etag = etag
         self._coded: dict[str, bytes] | None = None
+        self._coding = one_at_a_time(len(body))
 
     async def coded(self, coding: str) -> bytes:
         """The bytes in a content coding; as they are if that is not shorter."""
@@ -55,10 +64,9 @@ class Representation:
             self._coded = {}
         known = self._coded
         if coding not in known:
-            code = _CODERS[coding]
-            large = len(self.body) >= _LARGE
-            shorter = await asyncio.to_thread(code, self.body) if large else code(self.body)
-            known[coding] = shorter if len(shorter) < len(self.body) else b""
+            async with self._coding or nullcontext():
+                if coding not in known:
+                    known[coding] = await self._shorter(_CODERS[coding])
         return known[coding] or self.body
 
     def known(self, coding: str) -> bytes:
@@ -72,6 +80,12 @@ class Representation:
         coding = preferred(accepted)
         body = await self.coded(coding)
         return ("identity" if body is self.body else coding), body
+
+    async def _shorter(self, code: Callable[[bytes], bytes]) -> bytes:
+        """The bytes in a coding; none if they are not fewer."""
+        large = len(self.body) >= _LARGE
+        coded = await asyncio.to_thread(code, self.body) if large else code(self.body)
+        return coded if len(coded) < len(self.body) else b""
 
     def tag(self, coding: str) -> str:
         """The entity tag of the bytes in a coding: other bytes, another strong tag."""

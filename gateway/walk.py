@@ -26,7 +26,7 @@ from gateway.pages import Page, Patience, limited, pages, rebatched
 from gateway.queries import Pairs, understood
 from gateway.rate_limit import RateLimit
 from gateway.refusals import refusal
-from gateway.representations import represent
+from gateway.representations import Representation, represent
 from gateway.writes import Writes
 from schemas.queries import ListQuery, list_query, no_query, rate_filters
 
@@ -193,18 +193,20 @@ async def _whole(
     endpoint, kept = visit.endpoint, found.kept
     # Everybody sees the same of rates.
     name = (endpoint.name, visit.view if endpoint.api is Api.LEDGER else None)
-    representation = kept.views.get(name) if kept is not None else None
-    if representation is None:
-        value: Any = found.reading.value
-        body, dropped = await views.shown(endpoint, value, visit.view)
-        if visit.mixed and dropped == rows.rows_in(value):
-            visit.ask.trace.rows_dropped += dropped
-            raise _not_yours()
-        representation = await represent(body, dropped)
-        if kept is not None:
-            kept.remember(name, representation)
+    make = partial(_represented, visit, found)
+    representation = await (kept.view(name, make) if kept is not None else make())
     visit.ask.trace.rows_dropped += representation.dropped
     return Answer(200, representation, headers)
+
+
+async def _represented(visit: Visit, found: Found[Any]) -> Representation:
+    """What the caller may see of all of one reply."""
+    value: Any = found.reading.value
+    body, dropped = await views.shown(visit.endpoint, value, visit.view)
+    if visit.mixed and dropped == rows.rows_in(value):
+        visit.ask.trace.rows_dropped += dropped
+        raise _not_yours()
+    return await represent(body, dropped)
 
 
 async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:

@@ -231,6 +231,38 @@ async def test_a_coding_is_worked_out_once_for_everybody(
     assert tried == [size]
 
 
+@pytest.mark.parametrize("size", [5000, LARGE])
+async def test_who_wants_a_coding_that_is_being_worked_out_waits_for_it(
+    monkeypatch: pytest.MonkeyPatch, size: int
+) -> None:
+    tried: list[int] = []
+    monkeypatch.setattr(representations, "_CODERS", {GZIP: _counting(tried, representations._gzip)})
+    representation = await represent((BODY * 40)[:size])
+    found = await asyncio.gather(*[representation.chosen(["gzip"]) for _ in range(5)])
+    assert found == [found[0]] * 5
+    assert tried == [size]
+
+
+async def test_a_coding_that_fails_is_tried_again_by_who_waited_for_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    tried: list[int] = []
+
+    def code(body: bytes) -> bytes:
+        tried.append(len(body))
+        if len(tried) == 1:
+            raise MemoryError
+        return b"packed"
+
+    monkeypatch.setattr(representations, "_CODERS", {GZIP: code})
+    representation = await represent(b"x" * LARGE)
+    waiting = [representation.chosen(["gzip"]) for _ in range(3)]
+    first, *others = await asyncio.gather(*waiting, return_exceptions=True)
+    assert isinstance(first, MemoryError)
+    assert others == [(GZIP, b"packed")] * 2
+    assert tried == [LARGE] * 2
+
+
 def _counting(tried: list[int], code: Callable[[bytes], bytes]) -> Callable[[bytes], bytes]:
     def counted(body: bytes) -> bytes:
         tried.append(len(body))

@@ -1,5 +1,6 @@
 """The walk from end to end: what the ledger hears, and what of its answer each caller sees."""
 
+import asyncio
 import gc
 import itertools
 import json
@@ -16,6 +17,7 @@ from aiohttp import ClientResponse, web
 from aiohttp.client_exceptions import ClientPayloadError
 from yarl import URL
 
+from gateway import views
 from tests.conftest import (
     ADMIN,
     CREDENTIAL,
@@ -1334,6 +1336,30 @@ async def test_one_kept_answer_shows_everybody_what_is_theirs(
         assert await seen(client, "/ledger/order/1", BOB) == [{"id": "row-2", "username": "bob"}]
         assert (await refused(client, "/ledger/order/1", caller("carol")))[0] == 403
     assert len(ledger.calls) == 1
+
+
+async def test_a_large_answer_is_made_once_for_all_who_ask_at_once(
+    make_client: MakeClient, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    shown = views.shown
+
+    async def counted(*asked: Any) -> tuple[bytes, int]:
+        made.append(asked[-1])
+        return await shown(*asked)
+
+    monkeypatch.setattr(views, "shown", counted)
+    rows = [
+        row(number, name, comment="x" * 500) for number in range(200) for name in ("alice", "bob")
+    ]
+    ledger.rows("/ledger/order/1", *rows)
+    client = await make_client(cache__ledger_ttl_s="60")
+    asking = [seen(client, "/ledger/order/1", who) for who in (ALICE, BOB, AS_ADMIN) * 5]
+    answers = await asyncio.gather(*asking)
+    assert [len(one) for one in answers] == [200, 200, 400] * 5
+    assert answers[:3] * 5 == answers
+    assert len(ledger.calls) == 1
+    assert len(made) == len(set(made)) == 3
 
 
 @pytest.mark.parametrize("wish", ["no-cache", "no-store", "No-Cache", "max-age=0, no-cache"])
