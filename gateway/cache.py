@@ -142,7 +142,8 @@ class CachedLedger:
             return self._found(kept, Outcome.STALE)
         if reading.reply.status == 503 and kept is not None and self._tides_over(kept, wish):
             return self._found(kept, Outcome.STALE)
-        return Found(reading, Outcome.MISS, kept=stored, forwarded=forwarded)
+        age = reading.reply.age
+        return Found(reading, Outcome.MISS, age, kept=stored, forwarded=forwarded)
 
     def _entry(self, key: Key) -> Kept | None:
         if key not in self._entries:

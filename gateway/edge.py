@@ -98,7 +98,8 @@ async def stamp(request: web.Request, response: web.StreamResponse) -> None:
     trace = request[TRACE]
     if trace.found is not None and response.status in (200, 304):
         response.headers["Cache-Status"] = trace.found.cache_status()
-        if trace.found.outcome is not Outcome.MISS:
+        # What comes straight from its origin has no age; from a gateway behind this one it has.
+        if trace.found.outcome is not Outcome.MISS or trace.found.age > 0:
             response.headers["Age"] = str(int(trace.found.age))
     response.headers.update(trace.headers)
     response.headers["X-Request-Id"] = trace.request_id

@@ -147,7 +147,8 @@ def _reply(response: Response, is_write: bool, elapsed: float) -> LedgerReply:
 
 
 def _age(text: str) -> float:
-    return float(text) if text.isascii() and text.isdigit() else 0.0
+    # RFC 9111 section 1.2.2 has what is larger taken for this.
+    return min(float(text), 2.0**31) if text.isascii() and text.isdigit() else 0.0
 
 
 def _next_cursor(links: str) -> str | None:

@@ -290,6 +290,35 @@ async def test_an_answer_says_how_old_it_is_and_how_long_it_is_good_for(
     assert len(ledger.calls) == 2
 
 
+@pytest.mark.parametrize("said", ["7", "7.5", "x", "-7", "", "9" * 400])
+async def test_an_answer_that_was_not_kept_is_as_old_as_the_ledger_says(
+    client: Client, clock: Clock, ledger: FakeLedger, said: str
+) -> None:
+    ledger.rows("/ledger/alice", row(1), Age=said)
+    known = {"7": 7, "9" * 400: 2**31}.get(said)
+    for _ in range(2):
+        answer = await get(client, Cache_Control="no-store")
+        assert (answer.status, how(answer), age(answer)) == (200, "fwd=request", known)
+    whole = await get(client, Cache_Control="no-store")
+    answer = await get(client, If_None_Match=whole.headers["ETag"], Cache_Control="no-store")
+    assert (answer.status, age(answer)) == (304, known)
+
+
+async def test_a_list_of_several_pages_is_as_old_as_the_oldest_of_them(
+    client: Client, ledger: FakeLedger
+) -> None:
+    async def page(request: web.Request) -> web.Response:
+        cursor = request.query.get("cursor", "0")
+        link = f'</ledger?cursor={int(cursor) + 1}>; rel="next"'
+        headers = {"Age": {"0": "3", "1": "5"}.get(cursor, "4")}
+        if cursor != "2":
+            headers["Link"] = link
+        return web.Response(text=f"[{row(int(cursor))}]", headers=headers)
+
+    ledger.run("GET", "/ledger/alice", page)
+    assert age(await get(client, "/ledger?limit=3")) == 5
+
+
 async def test_a_304_says_its_age_too(client: Client, clock: Clock) -> None:
     tag = (await get(client)).headers["ETag"]
     clock.now += 4.0
