@@ -37,7 +37,7 @@ READERS: dict[Reply, Callable[[bytes], Awaitable[Any]]] = {
 async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]:
     """The body of an answer from a whole reply, and how many of its rows are not in it.
 
-    Others get their turn in between, however many rows there are.
+    In a list others get their turn in between, however many rows there are.
     """
     if endpoint.reply is Reply.ROWS:
         seen = value.seen(view)
