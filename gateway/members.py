@@ -5,9 +5,14 @@ import re
 from collections.abc import Iterator
 from functools import cache
 
+import msgspec
+
 STRING = rb'"(?:[^"\\]|\\.)*"'
 _tokens = re.compile(STRING + rb"|[\[\]{},]", re.DOTALL)
 _SPACE = rb"[ \t\r\n]*"
+_object = msgspec.json.Decoder(dict[str, msgspec.Raw])
+_key = re.compile(rb"%b[{,]%b(%b)%b:%b" % (_SPACE, _SPACE, STRING, _SPACE, _SPACE), re.DOTALL)
+_end = re.compile(rb"%b\{?%b\}%b" % (_SPACE, _SPACE, _SPACE))
 
 
 def without(raw: bytes, hidden: frozenset[str]) -> bytes:
@@ -20,6 +25,23 @@ def each_without(objects: list[bytes], hidden: frozenset[str]) -> bytes:
     """The objects, with commas between, each without its top-level members called `hidden`."""
     left = _quickly(b",".join(objects), len(objects), hidden)
     return b",".join([without(one, hidden) for one in objects]) if left is None else left
+
+
+def values(raw: bytes) -> list[tuple[bytes, bytes]]:
+    """(key as a JSON string, value) of each top-level member of an object. Raises what msgspec's
+    decoders do.
+    """
+    found, place = [], 0
+    for value in map(bytes, _object.decode(raw).values()):
+        key = _key.match(raw, place)
+        if key is None or not raw.startswith(value, key.end()):
+            break
+        found.append((key[1], value))
+        place = key.end() + len(value)
+    if _end.fullmatch(raw, place):
+        return found
+    # A name stands twice, and the decoder has the last of them only.
+    return [(key, raw[start:end].strip()) for key, _, start, end in members(raw)]
 
 
 def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:

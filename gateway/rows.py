@@ -15,7 +15,7 @@ import msgspec
 
 from gateway.authz import View
 from gateway.batches import Batch
-from gateway.members import STRING, each_without, members
+from gateway.members import STRING, each_without, values
 from gateway.pieces import PIECE, Uncut, pieces
 
 # Readers commonly refuse longer numbers (CPython: 4300 digits).
@@ -139,6 +139,10 @@ async def read_rows(body: bytes) -> RowIndex:
     except Uncut:
         # Not in the usual envelope: it may still hold an array.
         array = _payload(body, bare=b"[")
+    return await _rows_of(array)
+
+
+async def _rows_of(array: bytes) -> RowIndex:
     try:
         return await _in_turns(array)
     except Uncut as error:
@@ -154,17 +158,16 @@ async def _in_turns(text: bytes) -> RowIndex:
     return RowIndex(tuple(batches))
 
 
-def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
+async def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
     """The groups of a deposits reply, enveloped: (currency, as the JSON string it was; its rows).
 
-    Raises `UnreadableBody`.
+    Raises `UnreadableBody`. Others get their turn in between.
     """
-    payload = _payload(body)
-    if not payload.startswith(b"{"):
-        raise UnreadableBody("not an object of arrays")
     groups = []
-    for key, _, value, end in members(payload):
-        groups.append((key, _index(payload[value:end].strip())))
+    for key, array in _decoded(values, _payload(body)):
+        if not array.startswith(b"["):
+            raise UnreadableBody("not an object of arrays")
+        groups.append((key, await _rows_of(array)))
     return groups
 
 

@@ -13,10 +13,6 @@ from gateway.endpoints import Endpoint, Reply
 from gateway.pages import Page
 
 
-async def _groups(body: bytes) -> list[tuple[bytes, rows.RowIndex]]:
-    return rows.read_groups(body)
-
-
 async def _rate(body: bytes) -> bytes:
     return rows.read_rate(body)
 
@@ -28,7 +24,7 @@ async def _rates(body: bytes) -> bytes:
 # How a successful reply to a read is taken apart; each raises `UnreadableBody`.
 READERS: dict[Reply, Callable[[bytes], Awaitable[Any]]] = {
     Reply.ROWS: rows.read_rows,
-    Reply.GROUPS: _groups,
+    Reply.GROUPS: rows.read_groups,
     Reply.RATES: _rates,
     Reply.RATE: _rate,
 }
@@ -37,14 +33,14 @@ READERS: dict[Reply, Callable[[bytes], Awaitable[Any]]] = {
 async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]:
     """The body of an answer from a whole reply, and how many of its rows are not in it.
 
-    In a list others get their turn in between, however many rows there are.
+    Others get their turn in between, however many rows there are.
     """
     if endpoint.reply is Reply.ROWS:
         seen = value.seen(view)
         body = _in_brackets(endpoint, await _in_turns(seen, view))
         return body, len(value) - len(seen)
     if endpoint.reply is Reply.GROUPS:
-        return _of_groups(endpoint, value, view)
+        return await _of_groups(endpoint, value, view)
     return value, 0
 
 
@@ -83,7 +79,7 @@ async def stream(
     yield closing
 
 
-def _of_groups(
+async def _of_groups(
     endpoint: Endpoint, groups: list[tuple[bytes, rows.RowIndex]], view: View
 ) -> tuple[bytes, int]:
     """A group of which nothing may be seen is left out: its currency, too, is somebody else's."""
@@ -92,7 +88,7 @@ def _of_groups(
         seen = index.seen(view)
         dropped += len(index) - len(seen)
         if seen or not index:
-            kept.append(currency + b":[" + rows.shown(seen, view.hidden) + b"]")
+            kept.append(currency + b":[" + b",".join(await _in_turns(seen, view)) + b"]")
     return _enveloped(endpoint.message, b"{" + b",".join(kept) + b"}"), dropped
 
 

@@ -3,8 +3,8 @@
 import contextlib
 import json
 import sys
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Coroutine
+from typing import Any, NamedTuple, TypeVar
 
 import pytest
 from hypothesis import given, settings
@@ -49,7 +49,8 @@ def read_rows(body: bytes) -> list[Row]:
 
 def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:
     """The groups of a deposits reply."""
-    return [(key, rows_of(index)) for key, index in gateway.rows.read_groups(body)]
+    groups, _ = in_turns(gateway.rows.read_groups(body))
+    return [(key, rows_of(index)) for key, index in groups]
 
 
 HIDDEN = frozenset({"lp_id", "lp_name", "created_by_id"})
@@ -67,6 +68,8 @@ NAMES = (
 )
 
 LIST = next(one for one in ENDPOINTS if one.reply is Reply.ROWS)
+DEPOSITS = next(one for one in ENDPOINTS if one.reply is Reply.GROUPS)
+T = TypeVar("T")
 
 bounded = settings(max_examples=100, deadline=None)
 
@@ -465,16 +468,20 @@ ODD_ROWS = [
 ]
 
 
-def turns_of(body: bytes) -> tuple[RowIndex, int]:
-    """What a long body is read as, and how often others got their turn meanwhile."""
-    reading, turns = gateway.rows.read_rows(body), 0
+def in_turns(work: Coroutine[Any, Any, T]) -> tuple[T, int]:
+    """What comes of some work, and how often others got their turn meanwhile."""
+    turns = 0
     try:
         while True:
-            reading.send(None)
+            work.send(None)
             turns += 1
     except StopIteration as stopped:
-        index: RowIndex = stopped.value
-        return index, turns
+        return stopped.value, turns
+
+
+def turns_of(body: bytes) -> tuple[RowIndex, int]:
+    """What a long body is read as, and how often others got their turn meanwhile."""
+    return in_turns(gateway.rows.read_rows(body))
 
 
 @pytest.mark.parametrize(
@@ -504,13 +511,7 @@ def test_a_long_list_is_shown_in_turns_with_others(
     monkeypatch.setattr(gateway.pieces, "PIECE", 50)
     texts = [text.strip() for _ in range(30) for text in ODD_ROWS]
     index, _ = turns_of(f"[{','.join(texts)}]".encode())
-    showing, turns = views.shown(LIST, index, view), 0
-    try:
-        while True:
-            showing.send(None)
-            turns += 1
-    except StopIteration as stopped:
-        body, dropped = stopped.value
+    (body, dropped), turns = in_turns(views.shown(LIST, index, view))
     seen = [text for text in texts if visible(Row(text.encode(), owner_of(text)), view)]
     assert body == b'{"api_message":"%b","api_data":[%b]}' % (
         LIST.message.encode(),
@@ -518,6 +519,39 @@ def test_a_long_list_is_shown_in_turns_with_others(
     )
     assert dropped == len(texts) - len(seen)
     assert turns >= 20
+
+
+def test_long_deposits_are_read_and_shown_in_turns_with_others(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", 50)
+    monkeypatch.setattr(gateway.rows, "PIECE", 50)
+    texts = ",".join([text.strip() for text in ODD_ROWS] * 30)
+    body = f'{{"api_data":{{"BTC":[{texts}],"USD":[{texts}]}}}}'.encode()
+    groups, turns = in_turns(gateway.rows.read_groups(body))
+    assert turns >= 40
+    (shown, dropped), turns = in_turns(views.shown(DEPOSITS, groups, ADMIN))
+    assert shown == body.replace(b"{", b'{"api_message":"%b",' % DEPOSITS.message.encode(), 1)
+    assert dropped == 0
+    assert turns >= 40
+
+
+@pytest.mark.parametrize(
+    "groups",
+    [
+        '"BTC":[{"id":1}],"BTC":[{"id":2}]',
+        '"BTC":[{"id":1}],"USD":[],"BTC":[{"id":2}]',
+        '"BTC":[{"id":1}],"USD":[],"BTC":[{"id":1}]',
+        r'"BTC":[],"\u0042TC":[]',
+        r'"a\\":[ ] , "\"" : [{"a":"}"}] ,"]":[]',
+    ],
+)
+def test_groups_are_told_apart_by_where_they_stand(groups: str) -> None:
+    pairs = json.loads(f"{{{groups}}}", object_pairs_hook=list)
+    found = read_groups(b'{"api_data":{%b}}' % groups.encode())
+    assert [(json.loads(key), [json.loads(row.raw) for row in rows]) for key, rows in found] == [
+        (key, [dict(row) for row in rows]) for key, rows in pairs
+    ]
 
 
 @pytest.mark.parametrize(
