@@ -13,6 +13,7 @@ import jwt
 import pytest
 import structlog
 from aiohttp.test_utils import TestClient, TestServer
+from hypothesis import HealthCheck, settings
 from yarl import URL
 
 from gateway import connections, listener, logs
@@ -21,6 +22,12 @@ from gateway.config import Config, read
 from gateway.server import listening
 from tests.fakes import FakeLedger
 from tests.faulty import FaultyLedger
+
+# How long an example takes is the machine's affair: what has to be quick is measured where it is.
+settings.register_profile(
+    "any machine", deadline=None, suppress_health_check=[HealthCheck.too_slow]
+)
+settings.load_profile("any machine")
 
 SECRET = "a secret of the tests, long enough for HS512, which wants 64 bytes"
 CREDENTIAL = "the-gateways-own-credential"
