@@ -227,8 +227,8 @@ class CachedLedger:
         if size > self._entries.maxsize:
             return reading, None
         at, lifetime = begun - reply.age, shared(lifetime)
-        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, room)
-        kept.making = one_at_a_time(len(reply.body))
+        making = one_at_a_time(len(reply.body))
+        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, room, making)
         path, query = fetch.key
         self._entries[path, shared(query)] = kept
         return reading, kept

@@ -24,7 +24,7 @@ from gateway.health import Health
 from gateway.kept import Outcome
 from gateway.metrics import Metrics
 from gateway.rate_limit import RateLimit
-from gateway.shortcuts import Shortcut
+from gateway.shortcuts import Shortcut, Shortcuts
 
 # Headers that differ from request to request and change nothing in an answer but its id.
 PER_REQUEST = frozenset({b"traceparent", b"tracestate", b"baggage", b"x-request-id"})
@@ -41,7 +41,6 @@ _MAX_HEADERS = 64
 _END = b"\r\n\r\n"
 HTTP_1_1 = (1, 1)
 _HIT = Outcome.HIT
-_MAX_SHORTCUTS = 10_000
 # Longer heads are not worth the memory; in bytes.
 _MAX_HEAD = 4096
 
@@ -66,8 +65,8 @@ class FastPath:
         self._health = health
         self._metrics = metrics
         self._now = now
-        self._by_request: dict[Key, Shortcut] = {}
-        self._by_head: dict[bytes, Shortcut] = {}
+        self._by_request: Shortcuts[Key] = Shortcuts(_size)
+        self._by_head: Shortcuts[bytes] = Shortcuts(len)
         self._ids = _new_ids()
 
     def by_head(self, data: bytes) -> bytes | None:
@@ -98,7 +97,7 @@ class FastPath:
             # Nothing stands before the head or behind it, and no line of those is left in it.
             whole = head.startswith(b"GET ") and head.find(_END) + len(_END) == len(head)
             if whole and count == len(message.raw_headers) - len(key[1]):
-                _remember(self._by_head, deciding, shortcut)
+                self._by_head.remember(deciding, shortcut)
         return self._answer(shortcut, request_id)
 
     async def learn(self, request: web.Request, response: web.StreamResponse) -> None:
@@ -116,7 +115,7 @@ class FastPath:
         key, _ = _key(message)
         if _size(key) > _MAX_HEAD:
             return
-        _remember(self._by_request, key, Shortcut(trace, response, self._metrics))
+        self._by_request.remember(key, Shortcut(trace, response, self._metrics))
 
     def _answer(self, shortcut: Shortcut, request_id: str | None) -> bytes | None:
         # What is called in every request is looked up as no method: that is quicker.
@@ -185,10 +184,3 @@ def _plain(request: web.Request) -> bool:
 def _size(key: Key) -> int:
     target, headers = key
     return len(target) + sum(len(name) + len(value) for name, value in headers)
-
-
-def _remember(shortcuts: dict[Any, Any], key: Any, value: Any) -> None:
-    shortcuts.pop(key, None)
-    if len(shortcuts) >= _MAX_SHORTCUTS:
-        del shortcuts[next(iter(shortcuts))]
-    shortcuts[key] = value

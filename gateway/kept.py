@@ -56,8 +56,8 @@ class Kept:
     lifetime: Lifetime
     size: int
     room: int
-    views: dict[Any, Representation] = field(default_factory=dict)
     making: asyncio.Lock | None = None
+    views: dict[Any, Representation] = field(default_factory=dict)
 
     async def view(
         self, name: Any, make: Callable[[], Awaitable[Representation]]

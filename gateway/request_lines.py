@@ -32,7 +32,7 @@ class Lines:
     """Writes lines to a stream together, a moment later, in one loop.
 
     Lines that cannot be written (a full disk, a reader that has left) are lost, and no request
-    fails because of that.
+    fails because of that. A reader that pauses while its pipe is full holds everything up.
     """
 
     def __init__(self, stream: TextIO) -> None:

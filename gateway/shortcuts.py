@@ -1,9 +1,10 @@
-"""One answer that was given before, ready but for what differs each time."""
+"""Answers that were given before, ready but for what differs each time."""
 
 import weakref
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from email.utils import formatdate
 from math import floor
+from typing import TypeVar
 
 from aiohttp import web
 
@@ -12,8 +13,14 @@ from gateway.exchange import Trace
 from gateway.kept import cache_status_of_hit
 from gateway.metrics import Metrics
 
+# How many are remembered, and how many bytes of what they are known by, whoever sends it.
+_MAX_SHORTCUTS = 10_000
+_MAX_BYTES = 8 << 20
 # Stands for the request id, and is in no header.
 _ID = "\0"
+
+
+K = TypeVar("K")
 
 
 class Shortcut:
@@ -64,6 +71,29 @@ class Shortcut:
         lines = [f"{name}: {values.get(name, value)}" for name, value in self._lines]
         before, after = "\r\n".join(["HTTP/1.1 200 OK", *lines, "", ""]).split(_ID)
         return before.encode(), after.encode()
+
+
+class Shortcuts(dict[K, Shortcut]):
+    """Shortcuts by what they are known by, which has so many bytes. In bounded memory: the one that
+    was learned first goes first.
+    """
+
+    def __init__(self, size: Callable[[K], int]) -> None:
+        super().__init__()
+        self._size = size
+        self._bytes = 0
+
+    def remember(self, key: K, shortcut: Shortcut) -> None:
+        """Adds one, in place of what was known by that."""
+        self._forget(key)
+        self[key] = shortcut
+        self._bytes += self._size(key)
+        while len(self) > _MAX_SHORTCUTS or self._bytes > _MAX_BYTES:
+            self._forget(next(iter(self)))
+
+    def _forget(self, key: K) -> None:
+        if self.pop(key, None) is not None:
+            self._bytes -= self._size(key)
 
 
 def _lines(response: web.StreamResponse) -> list[tuple[str, str]]:

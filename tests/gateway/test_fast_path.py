@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from gateway import fast_path
+from gateway import fast_path, shortcuts
 from gateway.config import Secret
 from gateway.connections import Connection
 from gateway.exchange import Answer, Ask
@@ -239,8 +239,8 @@ async def test_no_shortcut_is_left_by_what_depends_on_more(
         async with connected(client) as one:
             await one.send(data)
             await one.answer()
-    shortcuts = client.gateway.api[FAST_PATH]
-    assert (shortcuts._by_request, shortcuts._by_head) == ({}, {})
+    known = client.gateway.api[FAST_PATH]
+    assert (known._by_request, known._by_head) == ({}, {})
 
 
 @pytest.mark.parametrize(
@@ -617,21 +617,36 @@ async def test_rows_that_are_dropped_are_counted_each_time(client: Client) -> No
 async def test_there_are_never_more_than_so_many_shortcuts(
     client: Client, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(fast_path, "_MAX_SHORTCUTS", 5)
-    shortcuts = client.gateway.api[FAST_PATH]
+    monkeypatch.setattr(shortcuts, "_MAX_SHORTCUTS", 5)
+    known = client.gateway.api[FAST_PATH]
     async with connected(client) as one:
         for number in range(20):
             await learned(one, head(X_Odd=str(number)))
-            assert len(shortcuts._by_request) <= 5
-            assert len(shortcuts._by_head) <= 5
+            assert len(known._by_request) <= 5
+            assert len(known._by_head) <= 5
+
+
+async def test_what_shortcuts_are_known_by_takes_never_more_than_so_much_memory(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcuts, "_MAX_BYTES", 10_000)
+    known = client.gateway.api[FAST_PATH]
+    async with connected(client) as one:
+        for number in [*range(20), 18, 19, 19]:
+            await learned(one, head(X_Odd=f"{number:02}" + "x" * 2000))
+            heads, requests = list(known._by_head), list(known._by_request)
+            assert sum(map(len, heads)) == known._by_head._bytes <= 10_000
+            assert sum(map(fast_path._size, requests)) == known._by_request._bytes <= 10_000
+    assert b"19xx" in heads[-1]
+    assert 1 < len(requests) < 20
 
 
 async def test_a_long_head_is_answered_and_not_remembered(client: Client) -> None:
     async with connected(client) as one:
         answer = await learned(one, head(X_Long="x" * 5000))
     assert status(answer) == 200
-    shortcuts = client.gateway.api[FAST_PATH]
-    assert (shortcuts._by_request, shortcuts._by_head) == ({}, {})
+    known = client.gateway.api[FAST_PATH]
+    assert (known._by_request, known._by_head) == ({}, {})
 
 
 async def test_a_coded_answer_unpacks_to_the_plain_one(client: Client) -> None:
