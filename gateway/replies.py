@@ -229,10 +229,10 @@ async def _inflated(chunks: AsyncIterator[bytes], coding: str) -> AsyncIterator[
     inflate = zlib.decompressobj(zlib.MAX_WBITS | 32)
     async for chunk in chunks:
         piece = b""
-        while chunk or len(piece) == _INFLATE:
+        while not inflate.eof and (chunk or len(piece) == _INFLATE):
             yield (piece := inflate.decompress(chunk, _INFLATE))
             chunk = inflate.unconsumed_tail
-        if inflate.unused_data:
+        if chunk or inflate.unused_data:
             raise ValueError("something follows the compressed body")
     if not inflate.eof:
         raise ValueError("the compressed body breaks off")

@@ -66,7 +66,7 @@ from tests.faulty import (
 )
 from tests.gateway.processes import free_ports
 
-CAP = 65_536
+CAP = 100_000  # more than is unpacked at a time
 HINT = b"HTTP/1.1 100 Continue\r\n\r\n"
 HINTS = HINT * 300
 OPENED = b"HTTP/1.1 200 OK\r\nContent-Type: application/json\r\n"
@@ -154,6 +154,9 @@ FAULTS: Faults = {
     "compressed and cut": _broken(sends(_coded(gzip.compress(GOOD)[:-9]))),
     "compressed and damaged": _broken(sends(_coded(gzip.compress(GOOD)[:-8] + bytes(8)))),
     "compressed, and then something": _broken(sends(_coded(gzip.compress(GOOD) + b"more"))),
+    "compressed in several pieces, and then something": _broken(
+        sends(_coded(gzip.compress(GOOD.ljust(CAP)) + b"more"))
+    ),
     "compressed, and then without end": _broken(
         floods(
             CHUNKED[:-2] + b"Content-Encoding: gzip\r\n\r\n" + chunk(gzip.compress(GOOD)),
