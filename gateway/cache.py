@@ -25,7 +25,7 @@ from gateway.freshness import NO_WISHES, Lifetime, Use, Wishes, allowed, use_of
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger
 from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, shared
-from gateway.representations import one_at_a_time
+from gateway.representations import Room, one_at_a_time
 from gateway.rows import UnreadableBody, rows_in
 
 # What an entry costs beside its key and body, and each row of it; and what each row adds to the
@@ -228,7 +228,7 @@ class CachedLedger:
             return reading, None
         at, lifetime = begun - reply.age, shared(lifetime)
         making = one_at_a_time(len(reply.body))
-        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, room, making)
+        kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, Room(room), making)
         path, query = fetch.key
         self._entries[path, shared(query)] = kept
         return reading, kept

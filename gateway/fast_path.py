@@ -123,8 +123,10 @@ class FastPath:
         started, kept, sent = clock(), kept_still(), sent_still()
         if kept is None or sent is None or self._health.draining:
             return None
-        age = self._ledger.age_if_fresh(kept)
-        if age is None or not self._authenticator.stands(shortcut.principal, shortcut.edition):
+        age, body = self._ledger.age_if_fresh(kept), sent.known(shortcut.coding)
+        if age is None or body is None:
+            return None
+        if not self._authenticator.stands(shortcut.principal, shortcut.edition):
             return None
         try:
             limits = self._rate_limit.take(shortcut.principal.username, started)
@@ -132,7 +134,7 @@ class FastPath:
             return None
         now, request_id = time.time(), request_id or next(self._ids)
         before, after = shortcut.around_id(age, kept.lifetime.fresh_s, now, limits)
-        answer = b"".join((before, request_id.encode(), after, sent.known(shortcut.coding)))
+        answer = b"".join((before, request_id.encode(), after, body))
         self._ledger.count(_HIT)
         duration, count, log = clock() - started, shortcut.count, shortcut.log
         count(duration)

@@ -12,7 +12,7 @@ import msgspec
 
 from gateway.calls import LedgerReply
 from gateway.freshness import Lifetime
-from gateway.representations import Representation
+from gateway.representations import Representation, Room
 
 T = TypeVar("T")
 V = TypeVar("V")
@@ -44,9 +44,9 @@ class Kept:
     """One reading, good while its tag has that generation, for a lifetime that began at `at`, when
     it was asked for, in seconds on the monotonic clock.
 
-    `size` is what it takes to keep it, in bytes; `room` of them are for `views`, the
-    representations made of it, by what tells them apart. Those that take a while are made one at a
-    time, under `making`.
+    `size` is what it takes to keep it, in bytes. There is `room` in it for `views`, the
+    representations made of it, by what tells them apart, and for their codings. Those that take a
+    while are made one at a time, under `making`.
     """
 
     reading: Reading[Any]
@@ -55,7 +55,7 @@ class Kept:
     at: float
     lifetime: Lifetime
     size: int
-    room: int
+    room: Room
     making: asyncio.Lock | None = None
     views: dict[Any, Representation] = field(default_factory=dict)
 
@@ -74,8 +74,8 @@ class Kept:
 
     def remember(self, name: Any, view: Representation) -> None:
         """Keeps a view, if there is room for it."""
-        taken = sum(len(one.body) + VIEW_OVERHEAD for one in self.views.values())
-        if taken + len(view.body) + VIEW_OVERHEAD <= self.room:
+        if self.room.take(len(view.body) + VIEW_OVERHEAD):
+            view.room = self.room
             self.views[shared(name)] = view
 
 

@@ -18,6 +18,8 @@ except ImportError:  # the extra `brotli` is not there
 # Below this a coding saves no packet; from the second on, it is worked out in a thread; in bytes.
 _WORTHWHILE = 1024
 _LARGE = 64 * 1024
+# What the bytes in a coding cost beside themselves, in bytes.
+_CODED_OVERHEAD = 300
 _ITEM = re.compile(r"\s*([\w*!#$%&'+.^`|~-]+)\s*(?:;\s*[qQ]\s*=\s*([01](?:\.\d{0,3})?)\s*)?")
 _ETAG = re.compile(r'(?:W/)?("[^"]*")')
 
@@ -44,34 +46,53 @@ def one_at_a_time(length: int) -> asyncio.Lock | None:
     return asyncio.Lock() if length >= _LARGE else None
 
 
-class Representation:
-    """The bytes of an answer. `dropped` is how many rows of the reply are not in it."""
+class Room:
+    """So many bytes for what is made of one reply."""
 
-    __slots__ = ("__weakref__", "_coded", "_coding", "body", "dropped", "etag")
+    __slots__ = ("_left",)
+
+    def __init__(self, size: int) -> None:
+        self._left = size
+
+    def take(self, size: int) -> bool:
+        """Whether so many of them were left; they are taken."""
+        if size > self._left:
+            return False
+        self._left -= size
+        return True
+
+
+class Representation:
+    """The bytes of an answer. `dropped` is how many rows of the reply are not in it. Where `room`
+    is bounded, codings are kept as long as there is some.
+    """
+
+    __slots__ = ("__weakref__", "_coded", "_coding", "body", "dropped", "etag", "room")
 
     def __init__(self, body: bytes, dropped: int, etag: str) -> None:
         self.body = body
         self.dropped = dropped
         self.etag = etag
+        self.room: Room | None = None
         self._coded: dict[str, bytes] | None = None
         self._coding = one_at_a_time(len(body))
 
     async def coded(self, coding: str) -> bytes:
         """The bytes in a content coding; as they are if that is not shorter."""
+        found = self.known(coding)
+        if found is None:
+            async with self._coding or nullcontext():
+                found = self.known(coding)
+                if found is None:
+                    found = await self._made(coding)
+        return found
+
+    def known(self, coding: str) -> bytes | None:
+        """The bytes in a coding, if they are there; as they are if that was not shorter."""
         if coding == "identity":
             return self.body
-        if self._coded is None:
-            self._coded = {}
-        known = self._coded
-        if coding not in known:
-            async with self._coding or nullcontext():
-                if coding not in known:
-                    known[coding] = await self._shorter(_CODERS[coding])
-        return known[coding] or self.body
-
-    def known(self, coding: str) -> bytes:
-        """The bytes in a coding that was chosen before."""
-        return (self._coded or {}).get(coding) or self.body
+        found = self._coded.get(coding) if self._coded is not None else None
+        return self.body if found == b"" else found
 
     async def chosen(self, accepted: Sequence[str]) -> tuple[str, bytes]:
         """The coding for a caller's `Accept-Encoding` headers, and the bytes in it."""
@@ -81,11 +102,14 @@ class Representation:
         body = await self.coded(coding)
         return ("identity" if body is self.body else coding), body
 
-    async def _shorter(self, code: Callable[[bytes], bytes]) -> bytes:
-        """The bytes in a coding; none if they are not fewer."""
-        large = len(self.body) >= _LARGE
+    async def _made(self, coding: str) -> bytes:
+        code, large = _CODERS[coding], len(self.body) >= _LARGE
         coded = await asyncio.to_thread(code, self.body) if large else code(self.body)
-        return coded if len(coded) < len(self.body) else b""
+        if len(coded) >= len(self.body):
+            coded = b""
+        if self.room is None or self.room.take(len(coded) + _CODED_OVERHEAD):
+            self._coded = {**(self._coded or {}), coding: coded}
+        return coded or self.body
 
     def tag(self, coding: str) -> str:
         """The entity tag of the bytes in a coding: other bytes, another strong tag."""

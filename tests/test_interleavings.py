@@ -13,6 +13,7 @@ from gateway.config import Cache
 from gateway.freshness import Lifetime, Use, Wishes
 from gateway.generations import Generations
 from gateway.kept import Found, Kept
+from gateway.representations import Room
 from tests.interleavings import ROWS, TTL, Reader, Scenario, World, Writer
 
 
@@ -140,7 +141,8 @@ class NumberedAtTheEnd(CachedLedger):
     async def _fetched(self, fetch: Any) -> tuple[Any, Kept | None]:
         reading = await cache._reading(await self._ledger.send(fetch.call), fetch)
         generation = self._generations.of(fetch.tag)
-        kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime, size=1, room=0)
+        room = Room(0)
+        kept = Kept(reading, fetch.tag, generation, self._now(), fetch.lifetime, 1, room)
         self._entries[fetch.key] = kept
         return reading, kept
 

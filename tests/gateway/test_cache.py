@@ -1,11 +1,13 @@
 """The cache: what is kept, for how long, and that no reader gets what a write has made old."""
 
 import asyncio
+import base64
 import gc
+import random
 import subprocess
 import sys
 import tracemalloc
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -21,7 +23,7 @@ from gateway.errors import LedgerBroken, LedgerTimeout, OutcomeUnknown
 from gateway.freshness import Lifetime, Wishes
 from gateway.generations import Generations
 from gateway.kept import Found, Outcome
-from gateway.representations import represent
+from gateway.representations import Representation, represent
 from gateway.rows import UnreadableBody, read_rows
 
 TAG = "ledger"
@@ -204,20 +206,30 @@ def list_of(users: int, more: str) -> bytes:
 LIST = next(one for one in ENDPOINTS if one.reply is Reply.ROWS)
 
 
-async def keep_for(world: World, number: int, body: bytes, users: int) -> None:
-    """Reads a list of its own, and shows it to so many users."""
+async def keep(world: World, number: int, body: bytes) -> Found[Any]:
+    """Reads a list of its own."""
     call = other(f"/ledger/order/{number:040}", ("limit", str(1000)))
     reading = asyncio.create_task(world.cached.read(call, read_rows, TAG, Lifetime(TTL)))
     await settle()
     world.client.answer(-1, bytes(bytearray(body)))
-    found = await reading
-    assert found.kept is not None
-    for user in range(users):
-        view = View(f"user-{user}", frozenset({"lp_id"}), ambiguous=False)
-        shown = await views.shown(LIST, found.reading.value, view)
-        found.kept.remember((LIST.name, view), await represent(*shown))
     world.client.calls.clear()
     world.client.replies.clear()
+    return await reading
+
+
+async def keep_for(world: World, number: int, body: bytes, users: int) -> None:
+    """Reads a list of its own, and shows it to so many users."""
+    found = await keep(world, number, body)
+    for user in range(users):
+        await show(found, View(f"user-{user}", frozenset({"lp_id"}), ambiguous=False))
+
+
+async def show(found: Found[Any], view: View) -> Representation:
+    """Shows a list to who may see that of it."""
+    assert found.kept is not None
+    representation = await represent(*await views.shown(LIST, found.reading.value, view))
+    found.kept.remember((LIST.name, view), representation)
+    return representation
 
 
 # What makes the parts of an entry; a dataclass is made in `<string>`. The rest of pytest goes on.
@@ -237,16 +249,50 @@ async def test_what_is_kept_takes_no_more_memory_than_it_counts_for(
     world, body = build(max_bytes=1 << 30), list_of(users, more)
     await keep_for(world, 0, body, shown_to)
     counted = world.cached.statistics()["bytes"]
-    tracemalloc.start()
-    try:
+
+    async def work() -> None:
         for number in range(1, 101):
             await keep_for(world, number, body, shown_to)
+
+    taken = await taken_by(work())
+    counted = world.cached.statistics()["bytes"] - counted
+    assert counted / 4 < taken <= counted
+
+
+async def taken_by(work: Awaitable[object]) -> int:
+    """Bytes that are still there of what was made of an entry."""
+    tracemalloc.start()
+    try:
+        await work
         gc.collect()
         taken = tracemalloc.take_snapshot().filter_traces(MADE_BY)
     finally:
         tracemalloc.stop()
+    return sum(trace.size for trace in taken.traces)
+
+
+async def test_codings_of_views_take_no_more_memory_than_is_counted_for() -> None:
+    """However little shorter they are."""
+    world, rng = build(max_bytes=1 << 30), random.Random(1)
+    noise = [base64.b64encode(rng.randbytes(1000)).decode() for _ in range(30)]
+    rows = [f'{{"username":"user-{n % 3}","a":"{text}"}}' for n, text in enumerate(noise)]
+    body = b"[%b]" % ",".join(rows).encode()
+    shown_to = [View(None, frozenset(), ambiguous) for ambiguous in (True, False)]
+    shown_to += [View(f"user-{n}", frozenset({"lp_id"}), ambiguous=False) for n in range(3)]
+    coded = []
+
+    async def work() -> None:
+        for number in range(1, 21):
+            found = await keep(world, number, body)
+            for view in shown_to:
+                coded.append((await (await show(found, view)).chosen(["gzip"]))[0])
+
+    await show(await keep(world, 0, body), shown_to[0])
+    counted = world.cached.statistics()["bytes"]
+    taken = await taken_by(work())
     counted = world.cached.statistics()["bytes"] - counted
-    assert counted / 4 < sum(trace.size for trace in taken.traces) <= counted
+    assert counted / 4 < taken <= counted
+    assert set(coded) == {"gzip"}
 
 
 async def test_what_was_used_longest_ago_goes_first() -> None:

@@ -15,7 +15,7 @@ import pytest
 from aiohttp import web
 from structlog.testing import capture_logs
 
-from gateway import fast_path, shortcuts
+from gateway import fast_path, representations, shortcuts
 from gateway.config import Secret
 from gateway.connections import Connection
 from gateway.exchange import Answer, Ask
@@ -647,6 +647,18 @@ async def test_a_long_head_is_answered_and_not_remembered(client: Client) -> Non
     assert status(answer) == 200
     known = client.gateway.api[FAST_PATH]
     assert (known._by_request, known._by_head) == ({}, {})
+
+
+async def test_a_coding_that_found_no_room_is_made_again_each_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(representations, "_CODED_OVERHEAD", 1 << 40)
+    async with connected(client) as one:
+        plain = await learned(one, head(headers=caller(*ADMIN)))
+        for _ in range(3):
+            coded = await learned(one, head(headers=caller(*ADMIN), Accept_Encoding="gzip"))
+            body = gzip.decompress(coded.split(b"\r\n\r\n", 1)[1])
+            assert body == plain.split(b"\r\n\r\n", 1)[1]
 
 
 async def test_a_coded_answer_unpacks_to_the_plain_one(client: Client) -> None:

@@ -9,13 +9,13 @@ from gateway.calls import LedgerReply
 from gateway.exchange import Trace
 from gateway.freshness import Lifetime
 from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, cache_status_of_hit, worst
-from gateway.representations import Representation
+from gateway.representations import Representation, Room
 
 READING: Reading[bytes] = Reading(LedgerReply(200, b""), b"")
 
 
 def kept() -> Kept:
-    return Kept(READING, "ledger", 7, 0.0, Lifetime(10.0), size=0, room=0)
+    return Kept(READING, "ledger", 7, 0.0, Lifetime(10.0), size=0, room=Room(0))
 
 
 def found(outcome: Outcome, age: float = 0.0, left: float = 0.0) -> Found[bytes]:
@@ -105,7 +105,7 @@ def test_an_entry_that_the_cache_lets_go_is_gone_at_once() -> None:
 
 
 def test_views_are_kept_as_long_as_there_is_room_for_them() -> None:
-    room = 2000 + 3 * VIEW_OVERHEAD
+    room = Room(2000 + 3 * VIEW_OVERHEAD)
     one = Kept(READING, "ledger", 7, 0.0, Lifetime(10.0), size=5000, room=room)
     for name in range(5):
         one.remember(name, Representation(b"x" * 900, 0, '"tag"'))
