@@ -25,22 +25,28 @@ class Bulkhead:
     def __init__(self, rules: BulkheadRules) -> None:
         self._rules = rules
         self._places = asyncio.Semaphore(rules.max_in_flight)
+        # When a place was last taken or given back, in the loop's time.
+        self._moved = 0.0
         self.in_flight = 0
         self.waiting = 0
 
     async def __aenter__(self) -> None:
         await self._enter()
         self.in_flight += 1
+        self._moved = _now()
 
     async def __aexit__(self, *_: object) -> None:
         self.in_flight -= 1
+        self._moved = _now()
         self._places.release()
 
     async def _enter(self) -> None:
         if not self._places.locked():
             await self._places.acquire()
             return
-        if self.waiting >= self._rules.max_waiting:
+        # Where no call has ended for so long, none is about to.
+        hangs = _now() - self._moved >= self._rules.max_wait_s
+        if hangs or self.waiting >= self._rules.max_waiting:
             raise overloaded()
         self.waiting += 1
         try:
@@ -50,6 +56,10 @@ class Bulkhead:
             raise overloaded() from error
         finally:
             self.waiting -= 1
+
+
+def _now() -> float:
+    return asyncio.get_running_loop().time()
 
 
 def overloaded() -> Overloaded:

@@ -131,6 +131,28 @@ async def test_the_time_starts_when_the_waiting_does(crowd: Callers, clock: Loop
     await crowd.go_all()
 
 
+async def test_where_no_call_has_ended_for_so_long_nobody_waits_in_vain(
+    crowd: Callers, clock: LoopClock
+) -> None:
+    await crowd.come(3)
+    await clock.advance(0.251)
+    assert crowd.refused(2)
+    await crowd.come(1)
+    assert crowd.refused(3)
+    await crowd.go(0)
+    await crowd.come(2)
+    assert [crowd.refused(number) for number in (4, 5)] == [False, False]
+    assert crowd.entered == [0, 1, 4]
+    await clock.advance(0.2)
+    await crowd.go(1)
+    assert crowd.entered == [0, 1, 4, 5]
+    await clock.advance(0.2)
+    await crowd.come(1)
+    assert not crowd.refused(6)
+    await crowd.go_all()
+    assert crowd.entered == [0, 1, 4, 5, 6]
+
+
 async def test_places_go_to_those_who_waited_longest(crowd: Callers, clock: LoopClock) -> None:
     await crowd.come(4)
     await crowd.go(1)
