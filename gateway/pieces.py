@@ -15,10 +15,10 @@ import msgspec
 PIECE = 1 << 18
 _SPACE = b" \t\r\n"
 _OPENING = re.compile(
-    rb'[ \t\r\n]*(\{[ \t\r\n]*"api_message"[ \t\r\n]*:[ \t\r\n]*"[ !#-\[\]-~]*"[ \t\r\n]*,'
-    rb'[ \t\r\n]*"api_data"[ \t\r\n]*:[ \t\r\n]*)?\['
+    rb'[ \t\r\n]*+(\{[ \t\r\n]*+"api_message"[ \t\r\n]*+:[ \t\r\n]*+"[ !#-\[\]-~]*+"[ \t\r\n]*+,'
+    rb'[ \t\r\n]*+"api_data"[ \t\r\n]*+:[ \t\r\n]*+)?\['
 )
-_BETWEEN = re.compile(rb"\}[ \t\r\n]*(,)[ \t\r\n]*\{")
+_BETWEEN = re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{")
 T = TypeVar("T")
 
 
