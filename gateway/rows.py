@@ -110,6 +110,7 @@ class _Rate(msgspec.Struct):
 
 _envelope = msgspec.json.Decoder(_Envelope)
 _array = msgspec.json.Decoder(list[msgspec.Raw])
+_one = msgspec.json.Decoder(tuple[msgspec.Raw])
 # The names that a decoder came upon: a name that is said twice is here twice.
 _names: list[str] = []
 _SAID = _Said()
@@ -178,8 +179,9 @@ def read_row(body: bytes) -> bytes:
     """
     payload = _payload(body, bare=b"[")
     array = payload if payload.startswith(b"[") else b"[%b]" % payload
-    if len(_index(array)) != 1:
-        raise UnreadableBody("not one row")
+    # This decoder stops at a second row, however many follow.
+    _decoded(_one.decode, array)
+    _decoded(_batch, array)
     return payload
 
 
@@ -231,10 +233,6 @@ def _check_rates(rates: list[_Rate]) -> None:
         others = rate.code or rate.message or rate.error or rate.username or rate.api_data
         if others and not rate.id:
             raise UnreadableBody("something else in a rate's place")
-
-
-def _index(array: bytes) -> RowIndex:
-    return RowIndex((_decoded(_batch, array),))
 
 
 def _batch(array: bytes) -> Batch:

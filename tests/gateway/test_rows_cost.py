@@ -6,7 +6,7 @@ import tracemalloc
 import pytest
 
 from gateway.members import without
-from gateway.rows import UnreadableBody
+from gateway.rows import UnreadableBody, read_row
 from tests.gateway.test_rows import HIDDEN, read_groups, read_rows
 
 # Two of these take long if each place in the one is tried with each in the other.
@@ -36,3 +36,11 @@ def test_long_text_takes_no_more_memory_than_a_few_copies(text: bytes) -> None:
         assert tracemalloc.get_traced_memory()[1] < 12 * len(row)
     finally:
         tracemalloc.stop()
+
+
+def test_many_rows_in_the_place_of_one_are_not_looked_at() -> None:
+    begun = time.process_time()
+    for body in (b"[%b{}]", b'{"api_data":[%b{}]}'):
+        with pytest.raises(UnreadableBody):
+            read_row(body % (b"{}," * 2_000_000))
+    assert time.process_time() - begun < 1
