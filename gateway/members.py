@@ -28,30 +28,21 @@ def each_without(objects: list[bytes], hidden: frozenset[str]) -> bytes:
     return b",".join([without(one, hidden) for one in objects]) if left is None else left
 
 
-def values(raw: bytes) -> list[tuple[bytes, bytes]]:
-    """(key as a JSON string, value) of each top-level member of an object. Raises what msgspec's
-    decoders do.
+def values(raw: bytes) -> Iterator[tuple[bytes, bytes]]:
+    """(key as a JSON string, value) of each top-level member of an object, where they are arrays;
+    from what is not an array on it may be something else. Raises what msgspec's decoders do.
     """
-    found, place = [], 0
-    for value in map(bytes, _object.decode(raw).values()):
-        key = _key.match(raw, place)
-        if key is None or not raw.startswith(value, key.end()):
-            break
-        found.append((key[1], value))
-        place = key.end() + len(value)
-    if _end.fullmatch(raw, place):
-        return found
-    # A name stands twice, and the decoder has the last of them only.
-    return [(key, raw[start:end].strip()) for key, _, start, end in members(raw)]
+    return _values(raw, _object.decode(raw))
 
 
-def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
-    """(key as a JSON string, start, start of the value, end) of each top-level member of an object.
+def members(raw: bytes, start: int = 1) -> Iterator[tuple[bytes, int, int, int]]:
+    """(key as a JSON string, start, start of the value, end) of each top-level member of an object,
+    from the place behind its brace, or behind one of them.
 
     A member reaches from one separating comma to the next, with the space around it.
     """
-    depth, start, key = 0, 1, None
-    for token in _tokens.finditer(raw, 1):
+    depth, key = 0, None
+    for token in _tokens.finditer(raw, start):
         mark = raw[token.start()]
         if mark in b"[{":
             depth += 1
@@ -67,6 +58,20 @@ def members(raw: bytes) -> Iterator[tuple[bytes, int, int, int]]:
 def name_of(key: bytes) -> str:
     """What a key means, a JSON string."""
     return str(json.loads(key)) if b"\\" in key else key[1:-1].decode()
+
+
+def _values(raw: bytes, read: dict[str, msgspec.Raw]) -> Iterator[tuple[bytes, bytes]]:
+    place = 0
+    for value in map(bytes, read.values()):
+        key = _key.match(raw, place)
+        if key is None or not raw.startswith(value, key.end()):
+            break
+        yield key[1], value
+        place = key.end() + len(value)
+    if not _end.fullmatch(raw, place):
+        # A name stands twice, and the decoder has the last of them only.
+        for name, _, start, end in members(raw, place or 1):
+            yield name, raw[start:end].strip()
 
 
 def _quickly(text: bytes, count: int, hidden: frozenset[str]) -> bytes | None:

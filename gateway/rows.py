@@ -7,7 +7,6 @@ body that a strict reader refuses is passed on.
 """
 
 import asyncio
-import re
 from collections.abc import Callable, Iterable, Iterator
 from typing import TypeVar
 
@@ -15,22 +14,16 @@ import msgspec
 
 from gateway.authz import View
 from gateway.batches import Batch
-from gateway.members import STRING, each_without, values
+from gateway.members import each_without, values
 from gateway.pieces import PIECE, Uncut, pieces
+from gateway.strictness import has_long_number, is_utf8
 
-# Readers commonly refuse longer numbers (CPython: 4300 digits).
-MAX_NUMBER = 1000
-# Of a longer one so many bytes in a row are seen by a look at every 47th; being prime, this finds
-# no pattern in rows of one length.
-_STEP = 47
-_SEEN = b"1" * ((MAX_NUMBER + 1) // _STEP)
-_NUMERIC = bytes(b"1"[0] if char in b"-+.eE0123456789" else 0 for char in range(256))
+# So much text is read in the time that a group takes beside its rows, in bytes.
+_GROUP = 1024
 
 T = TypeVar("T")
 
 _ABSENT = msgspec.Raw()
-_strings = re.compile(STRING, re.DOTALL)
-_long_number = re.compile(rb"[-+.eE0-9]{%d}" % (MAX_NUMBER + 1))
 
 
 class UnreadableBody(ValueError):
@@ -164,11 +157,15 @@ async def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
 
     Raises `UnreadableBody`. Others get their turn in between.
     """
-    groups = []
+    groups, left = [], PIECE
     for key, array in _decoded(values, _payload(body)):
         if not array.startswith(b"["):
             raise UnreadableBody("not an object of arrays")
         groups.append((key, await _rows_of(array)))
+        left -= _GROUP + len(array)
+        if left < 0:
+            left = PIECE
+            await asyncio.sleep(0)
     return groups
 
 
@@ -277,16 +274,12 @@ def _checked_text(body: bytes) -> bytes:
 
 
 def _check_utf8(text: bytes) -> None:
-    try:
-        if not text.isascii():
-            text.decode()
-    except UnicodeDecodeError as error:
-        raise UnreadableBody("not UTF-8") from error
+    if not is_utf8(text):
+        raise UnreadableBody("not UTF-8")
 
 
 def _check_numbers(text: bytes) -> None:
-    suspicious = _SEEN in text[::_STEP].translate(_NUMERIC)
-    if suspicious and _long_number.search(_strings.sub(b"", text)):
+    if has_long_number(text):
         raise UnreadableBody("a number is too long")
 
 

@@ -13,6 +13,10 @@ from gateway.endpoints import Endpoint, Reply
 from gateway.pages import Page
 
 
+# So many of a reply's groups are shown at a time.
+_GROUPS = 200
+
+
 async def _rate(body: bytes) -> bytes:
     return rows.read_rate(body)
 
@@ -84,7 +88,9 @@ async def _of_groups(
 ) -> tuple[bytes, int]:
     """A group of which nothing may be seen is left out: its currency, too, is somebody else's."""
     kept, dropped = [], 0
-    for currency, index in groups:
+    for count, (currency, index) in enumerate(groups):
+        if count % _GROUPS == 0:
+            await asyncio.sleep(0)
         seen = index.seen(view)
         dropped += len(index) - len(seen)
         if seen or not index:
@@ -95,8 +101,8 @@ async def _of_groups(
 async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
     """The rows, those of a batch as one text."""
     texts: list[bytes] = []
-    for batch in seen.batches():
-        if texts:
+    for count, batch in enumerate(seen.batches()):
+        if count:
             await asyncio.sleep(0)
         if batch:
             texts.append(rows.shown(batch, view.hidden))

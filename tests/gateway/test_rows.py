@@ -18,7 +18,6 @@ from gateway.batches import Batch
 from gateway.endpoints import ENDPOINTS, Reply
 from gateway.members import each_without, without
 from gateway.rows import (
-    MAX_NUMBER,
     RowIndex,
     UnreadableBody,
     identity,
@@ -27,6 +26,7 @@ from gateway.rows import (
     read_row,
     shown,
 )
+from gateway.strictness import MAX_NUMBER
 
 
 class Row(NamedTuple):

@@ -5,9 +5,20 @@ import tracemalloc
 
 import pytest
 
+import gateway.rows
+from gateway import views
 from gateway.members import without
 from gateway.rows import UnreadableBody, read_row
-from tests.gateway.test_rows import HIDDEN, read_groups, read_rows
+from tests.gateway.test_rows import (
+    ADMIN,
+    DEPOSITS,
+    HIDDEN,
+    LIST,
+    USER,
+    in_turns,
+    read_groups,
+    read_rows,
+)
 
 # Two of these take long if each place in the one is tried with each in the other.
 SPACE = b" " * 100_000
@@ -44,3 +55,22 @@ def test_many_rows_in_the_place_of_one_are_not_looked_at() -> None:
         with pytest.raises(UnreadableBody):
             read_row(body % (b"{}," * 2_000_000))
     assert time.process_time() - begun < 1
+
+
+@pytest.mark.parametrize("last", ["", ',"0":[]', ' ,"0" : [{}]'])
+def test_many_groups_are_read_and_shown_in_turns_with_others(last: str) -> None:
+    texts = ",".join([f'"{name}":[]' for name in range(20_000)]) + last
+    body = f'{{"api_data":{{{texts}}}}}'.encode()
+    groups, turns = in_turns(gateway.rows.read_groups(body))
+    assert [key for key, _ in groups] == [b'"%d"' % name for name in range(20_000)] + (
+        [b'"0"'] if last else []
+    )
+    assert turns >= 20
+    _, turns = in_turns(views.shown(DEPOSITS, groups, ADMIN))
+    assert turns >= 20
+
+
+def test_rows_that_nobody_sees_are_passed_over_in_turns_with_others() -> None:
+    index, _ = in_turns(gateway.rows.read_rows(b"[%b{}]" % (b"{}," * 500_000)))
+    _, turns = in_turns(views.shown(LIST, index, USER))
+    assert turns >= 4
