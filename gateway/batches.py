@@ -30,8 +30,8 @@ class Batch(msgspec.Struct, frozen=True, gc=False):
         if not places:
             return []
         # Each row is an object and has a brace; if there are no more of them, it begins there.
-        flat = _behind_braces(self.array)
-        if len(flat) == len(self.owners):
+        if self.array.count(b"{") == len(self.owners):
+            flat = _behind_braces(self.array)
             return [b"{" + flat[place].rstrip(b", \t\r\n]") for place in places]
         rows = _array.decode(self.array)
         return [bytes(rows[place]) for place in places]

@@ -4,6 +4,7 @@ At most one page is held, however long the list is. What describes a page (its l
 follow) is computed from the rows that the caller may see.
 """
 
+import asyncio
 import base64
 import hashlib
 import time
@@ -67,17 +68,30 @@ class Patience:
             raise LedgerTimeout("The ledger did not come to the end of the list in time.")
 
 
+async def in_turns(rows: Rows | list[bytes]) -> AsyncIterator[list[bytes]]:
+    """So many of the rows at a time as can be cut out in a moment; others get their turn in
+    between.
+    """
+    batches = rows.batches() if isinstance(rows, Rows) else [rows]
+    for count, batch in enumerate(batches):
+        if count:
+            await asyncio.sleep(0)
+        yield batch
+
+
 async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Page]:
     """The same rows in pages of `size` of them: where the ledger cut its own, with other people's
     rows between, must not show. The last page, and no other, has no next cursor.
     """
-    rows: list[bytes] = []
+    left: list[bytes] = []
     async for page in source:
-        rows += page.rows
-        while len(rows) > size:
-            yield Page(None, rows[:size], "more")
-            rows = rows[size:]
-    yield Page(None, rows, None)
+        async for rows in in_turns(page.rows):
+            left += rows
+            whole = range(0, len(left) - size, size)
+            for start in whole:
+                yield Page(None, left[start : start + size], "more")
+            del left[: len(whole) * size]
+    yield Page(None, left, None)
 
 
 async def limited(
@@ -91,10 +105,12 @@ async def limited(
     found: list[bytes] = []
     after = start.after
     async for page in source:
-        rows, after = _beyond(page.rows, after)
-        found += islice(rows, limit + 1 - len(found))
-        if len(found) > limit:
-            return found[:limit], Position(None if mixed else page.cursor, mark(found[limit - 1]))
+        async for part in in_turns(page.rows):
+            rows, after = _beyond(part, after)
+            found += islice(rows, limit + 1 - len(found))
+            if len(found) > limit:
+                last = mark(found[limit - 1])
+                return found[:limit], Position(None if mixed else page.cursor, last)
         if len(found) == limit and not mixed:
             return found, Position(page.next_cursor) if page.next_cursor is not None else None
     if after is not None:

@@ -18,6 +18,8 @@ from gateway.members import each_without, values
 from gateway.pieces import PIECE, Uncut, pieces
 from gateway.strictness import has_long_number, is_utf8
 
+# So many rows are handled at a time, if they are short.
+_AT_ONCE = 4096
 # So much text is read in the time that a group takes beside its rows, in bytes.
 _GROUP = 1024
 
@@ -50,7 +52,12 @@ class Rows:
 
     def batches(self) -> Iterator[list[bytes]]:
         """So many of a list at a time as can be cut out in a moment."""
-        return (batch.rows(self._view) for batch in self._batches)
+        for batch in self._batches:
+            found = batch.rows(self._view)
+            # What could not be read in short pieces is long.
+            parts = max(len(batch.array) // PIECE, len(found) // _AT_ONCE, 1)
+            step = -(-len(found) // parts) or 1
+            yield from (found[at : at + step] for at in range(0, max(len(found), 1), step))
 
 
 _EVERYTHING = View(owner=None, hidden=frozenset(), ambiguous=True)

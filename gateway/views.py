@@ -3,15 +3,14 @@ ledger's own bytes. Pure; no I/O.
 """
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import cache
 from typing import Any
 
 from gateway import rows
 from gateway.authz import View
 from gateway.endpoints import Endpoint, Reply
-from gateway.pages import Page
-
+from gateway.pages import Page, in_turns
 
 # So many of a reply's groups are shown at a time.
 _GROUPS = 200
@@ -48,9 +47,9 @@ async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]
     return value, 0
 
 
-def of_rows(endpoint: Endpoint, seen: Iterable[bytes], view: View) -> bytes:
+async def of_rows(endpoint: Endpoint, seen: rows.Rows | list[bytes], view: View) -> bytes:
     """The body of an answer that is a list."""
-    return _in_brackets(endpoint, [rows.shown(seen, view.hidden)])
+    return _in_brackets(endpoint, await _in_turns(seen, view))
 
 
 def written(endpoint: Endpoint, body: bytes) -> bytes:
@@ -70,17 +69,19 @@ def _enveloped(message: str, data: bytes) -> bytes:
 
 
 async def stream(
-    endpoint: Endpoint, view: View, first: Iterable[bytes], source: AsyncIterator[Page]
+    endpoint: Endpoint, view: View, first: rows.Rows | list[bytes], source: AsyncIterator[Page]
 ) -> AsyncIterator[bytes]:
     """The envelope around all rows; it is closed only when the last page has come."""
-    opening, closing = _brackets(endpoint.message)
-    yield opening + rows.shown(first, view.hidden)
+    before, closing = _brackets(endpoint.message)
+    async for text in _texts(first, view):
+        yield before + text
+        before = b","
     del first  # at most one page is held
     async for page in source:
-        chunk = rows.shown(page.rows, view.hidden)
-        if chunk:
-            yield b"," + chunk
-    yield closing
+        async for text in _texts(page.rows, view):
+            yield before + text
+            before = b","
+    yield closing if before == b"," else before + closing
 
 
 async def _of_groups(
@@ -98,15 +99,15 @@ async def _of_groups(
     return _enveloped(endpoint.message, b"{" + b",".join(kept) + b"}"), dropped
 
 
-async def _in_turns(seen: rows.Rows, view: View) -> list[bytes]:
+async def _in_turns(seen: rows.Rows | list[bytes], view: View) -> list[bytes]:
     """The rows, those of a batch as one text."""
-    texts: list[bytes] = []
-    for count, batch in enumerate(seen.batches()):
-        if count:
-            await asyncio.sleep(0)
+    return [text async for text in _texts(seen, view)]
+
+
+async def _texts(seen: rows.Rows | list[bytes], view: View) -> AsyncIterator[bytes]:
+    async for batch in in_turns(seen):
         if batch:
-            texts.append(rows.shown(batch, view.hidden))
-    return texts
+            yield rows.shown(batch, view.hidden)
 
 
 def _in_brackets(endpoint: Endpoint, texts: list[bytes]) -> bytes:

@@ -143,7 +143,7 @@ class Walk:
         seen, position = await limited(source, query.limit, start, mixed=visit.mixed)
         if not seen and visit.mixed and start is START:
             raise _not_yours()
-        body = views.of_rows(visit.endpoint, seen, visit.view)
+        body = await views.of_rows(visit.endpoint, seen, visit.view)
         return Answer(200, await represent(body), self._linked(visit, query, position))
 
     def _linked(self, visit: Visit, query: ListQuery, position: Position | None) -> dict[str, str]:
@@ -220,7 +220,8 @@ async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
             break
     if visit.mixed and not seen:
         raise _not_yours()
-    return Answer(200, await represent(views.of_rows(visit.endpoint, seen, visit.view)))
+    body = await views.of_rows(visit.endpoint, seen, visit.view)
+    return Answer(200, await represent(body))
 
 
 def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> bool:

@@ -2,13 +2,18 @@
 
 import time
 import tracemalloc
+from collections.abc import AsyncIterator
 
 import pytest
 
 import gateway.rows
 from gateway import views
+from gateway.authz import View
+from gateway.batches import Batch
+from gateway.cursors import Position
 from gateway.members import without
-from gateway.rows import UnreadableBody, read_row
+from gateway.pages import Page, limited, mark, rebatched
+from gateway.rows import Rows, UnreadableBody, read_row
 from tests.gateway.test_rows import (
     ADMIN,
     DEPOSITS,
@@ -74,3 +79,71 @@ def test_rows_that_nobody_sees_are_passed_over_in_turns_with_others() -> None:
     index, _ = in_turns(gateway.rows.read_rows(b"[%b{}]" % (b"{}," * 500_000)))
     _, turns = in_turns(views.shown(LIST, index, USER))
     assert turns >= 4
+
+
+# Read as one piece: what seems to be between two rows stands within one.
+NESTED = b'{"username":"alice","lp_id":1,"legs":[%b{}]}' % (b"{}," * 100)
+
+
+def test_rows_that_cannot_be_read_apart_are_shown_in_turns_with_others() -> None:
+    index, _ = in_turns(gateway.rows.read_rows(b"[%b]" % b",".join([NESTED] * 20_000)))
+    (body, _), turns = in_turns(views.shown(LIST, index, USER))
+    assert body.count(b"username") == 20_000
+    assert b"lp_id" not in body
+    assert turns >= 15
+
+
+def test_what_is_cut_apart_takes_no_more_memory_for_braces_in_it() -> None:
+    array = b'[{"comment":"%b"}]' % (b"{" * 2_000_000)
+    batch = Batch(array, ("alice",))
+    tracemalloc.start()
+    try:
+        assert batch.rows(USER) == [array[1:-1]]
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(array)
+    finally:
+        tracemalloc.stop()
+
+
+def _page(rows: int) -> Page:
+    array = b"[%b{}]" % (b"{}," * (rows - 1))
+    index, _ = in_turns(gateway.rows.read_rows(array))
+    return Page(None, index.seen(ADMIN), "more")
+
+
+async def _of(*found: Page) -> AsyncIterator[Page]:
+    for page in found:
+        yield page
+
+
+async def _gathered(pages: AsyncIterator[Page]) -> list[int]:
+    return [len(page.rows) async for page in pages]
+
+
+def test_a_long_page_is_cut_into_short_ones_once() -> None:
+    page = _page(1_000_000)
+    begun = time.process_time()
+    sizes, turns = in_turns(_gathered(rebatched(_of(page, page), 100)))
+    assert sizes == [100] * 20_000
+    assert turns >= 8
+    assert time.process_time() - begun < 5
+
+
+async def _chunks(view: View, first: Rows, source: AsyncIterator[Page]) -> int:
+    return len([chunk async for chunk in views.stream(LIST, view, first, source)])
+
+
+def test_a_long_page_is_streamed_in_turns_with_others() -> None:
+    page = _page(500_000)
+    assert isinstance(page.rows, Rows)
+    chunks, turns = in_turns(_chunks(ADMIN, page.rows, _of(page)))
+    assert chunks >= 8
+    assert turns >= 8
+
+
+def test_a_row_is_looked_for_in_a_long_page_in_turns_with_others() -> None:
+    position = Position(after=mark(b'{"id":1}'))
+    page = _page(100_000)
+    last = Page(None, [b'{"id":1}', b"{}"], None)
+    found, turns = in_turns(limited(_of(page, last), 10, position, mixed=True))
+    assert found == ([b"{}"], None)
+    assert turns >= 10
