@@ -136,7 +136,7 @@ async def read_rows(body: bytes) -> RowIndex:
     Others get their turn in between, however many rows there are.
     """
     try:
-        return await _in_turns(body)
+        return RowIndex(tuple(await _in_turns(body, _batch)))
     except Uncut:
         # Not in the usual envelope: it may still hold an array.
         array = _payload(body, bare=b"[")
@@ -145,18 +145,18 @@ async def read_rows(body: bytes) -> RowIndex:
 
 async def _rows_of(array: bytes) -> RowIndex:
     try:
-        return await _in_turns(array)
+        return RowIndex(tuple(await _in_turns(array, _batch)))
     except Uncut as error:
         raise UnreadableBody("not a list of rows") from error
 
 
-async def _in_turns(text: bytes) -> RowIndex:
-    batches = []
-    for batch in pieces(text, _batch):
-        batches.append(batch)
+async def _in_turns(text: bytes, read: Callable[[bytes], T]) -> list[T]:
+    found = []
+    for piece in pieces(text, read):
+        found.append(piece)
         if len(text) > PIECE:
             await asyncio.sleep(0)
-    return RowIndex(tuple(batches))
+    return found
 
 
 async def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
@@ -191,15 +191,21 @@ def read_row(body: bytes) -> bytes:
 
 def read_rate(body: bytes) -> bytes:
     """The one rate of a reply, unchanged. Raises `UnreadableBody`, also for an error instead."""
-    text, rate = _value(body, _rate)
-    _check_rates([rate])
+    text = _checked_text(body)
+    _check_rates([_decoded(_rate.decode, text)])
+    _check_numbers(text)
     return text
 
 
-def read_rates(body: bytes) -> bytes:
-    """The array of rates of a reply, unchanged. Raises `UnreadableBody`."""
-    text, rates = _value(body, _rates)
-    _check_rates(rates)
+async def read_rates(body: bytes) -> bytes:
+    """The array of rates of a reply, unchanged, read in turns. Raises `UnreadableBody`."""
+    text = _checked_text(body)
+    if not text.startswith(b"["):
+        raise UnreadableBody("not an array")
+    try:
+        await _in_turns(text, _check_array_of_rates)
+    except Uncut as error:
+        raise UnreadableBody("not an array of rates") from error
     return text
 
 
@@ -223,12 +229,9 @@ def identity(row: bytes) -> bytes:
         return row
 
 
-def _value(body: bytes, kind: msgspec.json.Decoder[T]) -> tuple[bytes, T]:
-    """A JSON text, and what a decoder reads in it."""
-    text = _checked_text(body)
-    value = _decoded(kind.decode, text)
-    _check_numbers(text)
-    return text, value
+def _check_array_of_rates(array: bytes) -> None:
+    _check_rates(_rates.decode(array))
+    _check_numbers(array)
 
 
 def _check_rates(rates: list[_Rate]) -> None:

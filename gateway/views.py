@@ -20,15 +20,11 @@ async def _rate(body: bytes) -> bytes:
     return rows.read_rate(body)
 
 
-async def _rates(body: bytes) -> bytes:
-    return rows.read_rates(body)
-
-
 # How a successful reply to a read is taken apart; each raises `UnreadableBody`.
 READERS: dict[Reply, Callable[[bytes], Awaitable[Any]]] = {
     Reply.ROWS: rows.read_rows,
     Reply.GROUPS: rows.read_groups,
-    Reply.RATES: _rates,
+    Reply.RATES: rows.read_rates,
     Reply.RATE: _rate,
 }
 

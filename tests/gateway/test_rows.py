@@ -22,7 +22,6 @@ from gateway.rows import (
     UnreadableBody,
     identity,
     read_rate,
-    read_rates,
     read_row,
     shown,
 )
@@ -45,6 +44,11 @@ def rows_of(index: RowIndex) -> list[Row]:
 def read_rows(body: bytes) -> list[Row]:
     """The rows of a list reply."""
     return rows_of(turns_of(body)[0])
+
+
+def read_rates(body: bytes) -> bytes:
+    """The rates of a reply."""
+    return in_turns(gateway.rows.read_rates(body))[0]
 
 
 def read_groups(body: bytes) -> list[tuple[bytes, list[Row]]]:

@@ -147,3 +147,10 @@ def test_a_row_is_looked_for_in_a_long_page_in_turns_with_others() -> None:
     found, turns = in_turns(limited(_of(page, last), 10, position, mixed=True))
     assert found == ([b"{}"], None)
     assert turns >= 10
+
+
+def test_many_rates_are_read_in_turns_with_others() -> None:
+    body = b" [%b{}]" % (b"{}," * 500_000)
+    rates, turns = in_turns(gateway.rows.read_rates(body))
+    assert rates == body.strip()
+    assert turns >= 4
