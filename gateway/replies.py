@@ -51,7 +51,10 @@ class LedgerConnection(ResponseHandler):
         """The head of the answer and its body to come, after a few that only announce it."""
         for _ in range(_MAX_INTERIM):
             message, payload = await self.read()
-            if not 100 <= message.code <= 199 or message.code == 101:
+            if message.code == 101:
+                # What follows is no HTTP.
+                raise UnexpectedAnswer("The ledger speaks something else.")
+            if not 100 <= message.code <= 199:
                 return message, payload
         raise LedgerBroken("The ledger announces an answer and does not give it.")
 

@@ -131,6 +131,18 @@ async def test_what_follows_a_large_body_is_nobodys(faulty: FaultyLedger) -> Non
     assert faulty.connections == 2
 
 
+@pytest.mark.parametrize("call", [READ, WRITE])
+async def test_where_something_else_is_spoken_nothing_more_is_asked(
+    call: LedgerCall, faulty: FaultyLedger
+) -> None:
+    async with _client(faulty.url) as client:
+        faulty.plays(sends(reply(b"", status="101 Switching Protocols")))
+        with pytest.raises(UnexpectedAnswer):
+            await client.send(call, 10)
+        assert (await client.send(READ, 10)).body == GOOD
+    assert faulty.connections == 2
+
+
 # Not whole, or not in time.
 
 
