@@ -25,6 +25,8 @@ _RATES_CODES = {
     422: ("0047", "0009", "0053"),
 }
 _MAX_WORDS = 300
+# A longer body, in bytes, is no explanation.
+_MAX_BODY = 65_536
 
 
 class _Refusal(msgspec.Struct):
@@ -58,6 +60,8 @@ def refusal(reply: LedgerReply, api: Api, principal: Principal) -> LedgerRefused
 
 
 def _said(body: bytes) -> _Refusal:
+    if len(body) > _MAX_BODY:
+        return _Refusal()
     try:
         return _decoder.decode(body)
     except (msgspec.DecodeError, UnicodeDecodeError, RecursionError):

@@ -14,6 +14,8 @@ from gateway.pages import Page, in_turns
 
 # So many of a reply's groups are shown at a time.
 _GROUPS = 200
+# More text at a time than this, in bytes, is left to a thread.
+_LARGE = 1 << 20
 
 
 async def _rate(body: bytes) -> bytes:
@@ -102,7 +104,10 @@ async def _in_turns(seen: rows.Rows | list[bytes], view: View) -> list[bytes]:
 
 async def _texts(seen: rows.Rows | list[bytes], view: View) -> AsyncIterator[bytes]:
     async for batch in in_turns(seen):
-        if batch:
+        if view.hidden and sum(map(len, batch)) > _LARGE:
+            # A long row is edited in one go.
+            yield await asyncio.to_thread(rows.shown, batch, view.hidden)
+        elif batch:
             yield rows.shown(batch, view.hidden)
 
 

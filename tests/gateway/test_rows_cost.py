@@ -1,5 +1,6 @@
 """What it takes to read and to show what a ledger sends: time and memory in proportion to it."""
 
+import asyncio
 import time
 import tracemalloc
 from collections.abc import AsyncIterator
@@ -8,11 +9,14 @@ import pytest
 
 import gateway.rows
 from gateway import views
-from gateway.authz import View
+from gateway.authz import Principal, Role, View
 from gateway.batches import Batch
+from gateway.calls import LedgerReply
 from gateway.cursors import Position
+from gateway.endpoints import Api
 from gateway.members import without
 from gateway.pages import Page, limited, mark, rebatched
+from gateway.refusals import refusal
 from gateway.rows import Rows, UnreadableBody, read_row
 from tests.gateway.test_rows import (
     ADMIN,
@@ -154,3 +158,31 @@ def test_many_rates_are_read_in_turns_with_others() -> None:
     rates, turns = in_turns(gateway.rows.read_rates(body))
     assert rates == body.strip()
     assert turns >= 4
+
+
+def test_a_refusal_of_megabytes_is_not_looked_at() -> None:
+    said = b'{"message":"%b","api_data":[%b{}]}' % (b"\xc2\xad" * 500_000, b"{}," * 1_000_000)
+    begun = time.process_time()
+    error = refusal(LedgerReply(404, said), Api.LEDGER, Principal("root", Role.ADMIN, 0.0))
+    assert str(error) == "The ledger refused this."
+    assert time.process_time() - begun < 0.05
+
+
+async def test_a_row_of_megabytes_is_shown_while_others_have_their_turn() -> None:
+    members = b",".join([b'"%d":1' % name for name in range(300_000)])
+    row = b'{"username":"alice","lp_id":"\\n",%b}' % members
+    index = await gateway.rows.read_rows(b"[%b]" % row)
+    waits = []
+
+    async def others() -> None:
+        while True:
+            begun = time.monotonic()
+            await asyncio.sleep(0.001)
+            waits.append(time.monotonic() - begun)
+
+    running = asyncio.create_task(others())
+    await asyncio.sleep(0)
+    body, _ = await views.shown(LIST, index, USER)
+    running.cancel()
+    assert row.replace(b'"lp_id":"\\n",', b"") in body
+    assert len(waits) > 5
