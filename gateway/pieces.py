@@ -18,6 +18,7 @@ _OPENING = re.compile(
     rb'[ \t\r\n]*+(\{[ \t\r\n]*+"api_message"[ \t\r\n]*+:[ \t\r\n]*+"[ !#-\[\]-~]*+"[ \t\r\n]*+,'
     rb'[ \t\r\n]*+"api_data"[ \t\r\n]*+:[ \t\r\n]*+)?\['
 )
+_BETWEEN_GROUPS = re.compile(rb'\][ \t\r\n]*+(,)[ \t\r\n]*+"')
 _BETWEEN = re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{")
 T = TypeVar("T")
 
@@ -31,26 +32,48 @@ def pieces(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
 
     `read` raises what msgspec's decoders do for what is no array. Raises `Uncut`, also in the end.
     """
-    start, end = _bounds(text)
-    while True:
-        piece, cut = _piece(text, start, end, read)
+    return _cut(text, _bounds(text), read, _BETWEEN, b"[]")
+
+
+def pieces_of_groups(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
+    """The same of an object of arrays: objects that together hold its members."""
+    if not text.startswith(b"{"):
+        raise Uncut("not an object")
+    return _cut(text, (1, _closed(text, len(text), b"}")), read, _BETWEEN_GROUPS, b"{}")
+
+
+def _cut(
+    text: bytes,
+    bounds: tuple[int, int],
+    read: Callable[[bytes], T],
+    between: re.Pattern[bytes],
+    brackets: bytes,
+) -> Iterator[T]:
+    start, end = bounds
+    cut = start - 1
+    while cut != end:
+        piece, cut = _piece(text, (cut + 1, end), read, between, brackets)
         yield piece
-        if cut == end:
-            return
-        start = cut + 1
 
 
-def _piece(text: bytes, start: int, end: int, read: Callable[[bytes], T]) -> tuple[T, int]:
-    """The next array, and where it ends: at a comma, or at the end of all."""
+def _piece(
+    text: bytes,
+    bounds: tuple[int, int],
+    read: Callable[[bytes], T],
+    between: re.Pattern[bytes],
+    brackets: bytes,
+) -> tuple[T, int]:
+    """The next piece, and where it ends: at a comma, or at the end of all."""
+    start, end = bounds
     size = PIECE
     while True:
-        found = _BETWEEN.search(text, start + size, end)
+        found = between.search(text, start + size, end)
         cut = found.start(1) if found is not None else end
         try:
-            return read(b"".join((b"[", memoryview(text)[start:cut], b"]"))), cut
+            return read(b"".join((brackets[:1], memoryview(text)[start:cut], brackets[1:]))), cut
         except (msgspec.DecodeError, RecursionError) as error:
             if cut == end:
-                raise Uncut("not a list of rows") from error
+                raise Uncut("it cannot be read") from error
             size *= 2
 
 

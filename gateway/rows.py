@@ -15,13 +15,11 @@ import msgspec
 from gateway.authz import View
 from gateway.batches import Batch
 from gateway.members import each_without, values
-from gateway.pieces import PIECE, Uncut, pieces
+from gateway.pieces import PIECE, Uncut, pieces, pieces_of_groups
 from gateway.strictness import has_long_number, is_utf8
 
-# So many rows are handled at a time, if they are short.
-_AT_ONCE = 4096
-# So much text is read in the time that a group takes beside its rows, in bytes.
-_GROUP = 1024
+# So many rows, if they are short, and groups of them are handled at a time.
+_AT_ONCE, _GROUPS = 4096, 200
 
 T = TypeVar("T")
 
@@ -164,15 +162,17 @@ async def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
 
     Raises `UnreadableBody`. Others get their turn in between.
     """
-    groups, left = [], PIECE
-    for key, array in _decoded(values, _payload(body)):
-        if not array.startswith(b"["):
-            raise UnreadableBody("not an object of arrays")
-        groups.append((key, await _rows_of(array)))
-        left -= _GROUP + len(array)
-        if left < 0:
-            left = PIECE
-            await asyncio.sleep(0)
+    groups = []
+    try:
+        for found in pieces_of_groups(_payload(body), lambda text: list(values(text))):
+            for key, array in found:
+                if not array.startswith(b"["):
+                    raise UnreadableBody("not an object of arrays")
+                groups.append((key, await _rows_of(array)))
+                if len(groups) % _GROUPS == 0:
+                    await asyncio.sleep(0)
+    except Uncut as error:
+        raise UnreadableBody("not an object of arrays") from error
     return groups
 
 

@@ -93,7 +93,8 @@ async def _of_groups(
         seen = index.seen(view)
         dropped += len(index) - len(seen)
         if seen or not index:
-            kept.append(currency + b":[" + b",".join(await _in_turns(seen, view)) + b"]")
+            texts = await _in_turns(seen, view) if seen else []
+            kept.append(currency + b":[" + b",".join(texts) + b"]")
     return _enveloped(endpoint.message, b"{" + b",".join(kept) + b"}"), dropped
 
 

@@ -3,10 +3,11 @@
 import asyncio
 import time
 import tracemalloc
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 
 import pytest
 
+import gateway.pieces
 import gateway.rows
 from gateway import views
 from gateway.authz import Principal, Role, View
@@ -14,7 +15,7 @@ from gateway.batches import Batch
 from gateway.calls import LedgerReply
 from gateway.cursors import Position
 from gateway.endpoints import Api
-from gateway.members import without
+from gateway.members import values, without
 from gateway.pages import Page, limited, mark, rebatched
 from gateway.refusals import refusal
 from gateway.rows import Rows, UnreadableBody, read_row
@@ -186,3 +187,20 @@ async def test_a_row_of_megabytes_is_shown_while_others_have_their_turn() -> Non
     running.cancel()
     assert row.replace(b'"lp_id":"\\n",', b"") in body
     assert len(waits) > 5
+
+
+@pytest.mark.parametrize("text", ['"%d":[]', '"%d":[{"a":1}]', ' "%d" : [ ] '])
+def test_many_groups_are_read_in_short_pieces(monkeypatch: pytest.MonkeyPatch, text: str) -> None:
+    monkeypatch.setattr(gateway.pieces, "PIECE", 50)
+    longest = 0
+
+    def noted(piece: bytes) -> Iterator[tuple[bytes, bytes]]:
+        nonlocal longest
+        longest = max(longest, len(piece))
+        return values(piece)
+
+    monkeypatch.setattr(gateway.rows, "values", noted)
+    texts = ",".join([text % name for name in range(1000)])
+    found = read_groups(f'{{"api_data":{{{texts}}}}}'.encode())
+    assert [key for key, _ in found] == [b'"%d"' % name for name in range(1000)]
+    assert longest < 1000
