@@ -52,7 +52,6 @@ class Rows:
         """So many of a list at a time as can be cut out in a moment."""
         for batch in self._batches:
             found = batch.rows(self._view)
-            # What could not be read in short pieces is long.
             parts = max(len(batch.array) // PIECE, len(found) // _AT_ONCE, 1)
             step = -(-len(found) // parts) or 1
             yield from (found[at : at + step] for at in range(0, max(len(found), 1), step))
@@ -213,7 +212,8 @@ def rows_in(value: object) -> int:
     """How many rows there are in what was read of a reply, rows or groups of them."""
     if isinstance(value, RowIndex):
         return len(value)
-    return sum(map(rows_in, value)) if isinstance(value, list | tuple) else 0
+    groups = value if isinstance(value, list) else []
+    return sum([len(batch.owners) for _, index in groups for batch in index.batches])
 
 
 def shown(rows: Iterable[bytes], hidden: frozenset[str]) -> bytes:

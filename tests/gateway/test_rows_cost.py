@@ -18,7 +18,7 @@ from gateway.endpoints import Api
 from gateway.members import values, without
 from gateway.pages import Page, limited, mark, rebatched
 from gateway.refusals import refusal
-from gateway.rows import Rows, UnreadableBody, read_row
+from gateway.rows import RowIndex, Rows, UnreadableBody, read_row, rows_in
 from tests.gateway.test_rows import (
     ADMIN,
     DEPOSITS,
@@ -204,3 +204,12 @@ def test_many_groups_are_read_in_short_pieces(monkeypatch: pytest.MonkeyPatch, t
     found = read_groups(f'{{"api_data":{{{texts}}}}}'.encode())
     assert [key for key, _ in found] == [b'"%d"' % name for name in range(1000)]
     assert longest < 1000
+
+
+def test_the_rows_of_many_groups_are_counted_in_a_moment() -> None:
+    groups = read_groups(b'{"api_data":{"BTC":[{},{}]}}')
+    assert rows_in([(key, RowIndex((Batch(b"[{},{}]", (None, None)),))) for key, _ in groups]) == 2
+    many = [(b'"BTC"', RowIndex((Batch(b"[{}]", (None,)),)))] * 1_000_000
+    begun = time.process_time()
+    assert rows_in(many) == 1_000_000
+    assert time.process_time() - begun < 0.5
