@@ -18,6 +18,10 @@ _NO_LEDGER = {"GATEWAY_LEDGER__BASE_URL": "http://127.0.0.1"}
 def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command. 0 if it did what it should, 1 with a message if not, 2 for bad usage."""
     options = _parser().parse_args(arguments)
+    if sys.stdout is None:
+        # Whatever is opened next would be taken for it.
+        print("standard output is closed", file=sys.stderr)
+        return 1
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -88,6 +92,7 @@ def _demo(options: argparse.Namespace) -> int:
 
     logs.configure()
     run(demo(_path(options), os.environ))
+    logs.end()
     return 0
 
 
@@ -107,6 +112,7 @@ def _work(config: Config) -> int:
 
     logs.configure()
     server.work(config, app.shared(config))
+    logs.end()
     return 0
 
 
@@ -125,7 +131,9 @@ def _supervise(config: Config, count: int) -> int:
             return 1
         return 0
 
-    return Workers(count, work, bury=metrics.forget).run()
+    status = Workers(count, work, bury=metrics.forget).run()
+    logs.end()
+    return status
 
 
 def _sandbox(options: argparse.Namespace) -> int:

@@ -1,12 +1,14 @@
 """Structured logs on standard output: JSON, or for a person at a terminal the console form."""
 
 import logging
+import os
 import sys
 import time
 import traceback
 from collections.abc import Callable
+from contextlib import suppress
 from functools import partial
-from typing import Any
+from typing import Any, TextIO
 
 import structlog
 
@@ -32,7 +34,7 @@ def configure() -> None:
     structlog.configure(
         processors=[*shared, renderer],
         # Each line is one write, so that the lines of several workers do not mix.
-        logger_factory=structlog.WriteLoggerFactory(),
+        logger_factory=lambda *_: structlog.WriteLogger(_Forgiving(sys.stdout)),  # type: ignore[arg-type]
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
         cache_logger_on_first_use=True,
     )
@@ -43,6 +45,31 @@ def flush() -> None:
     """Writes what has not been written yet."""
     if _lines is not None:
         _lines.flush()
+
+
+def end() -> None:
+    """Lets go of what could not be written: Python would try once more as it exits, and fail."""
+    try:
+        sys.stdout.flush()
+    except OSError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+class _Forgiving:
+    """A stream for lines that are lost if they cannot be written (a full disk, a reader that has
+    left): what is under way goes on, in the supervisor of workers, too.
+    """
+
+    def __init__(self, stream: TextIO) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> None:
+        with suppress(OSError):
+            self._stream.write(text)
+
+    def flush(self) -> None:
+        with suppress(OSError):
+            self._stream.flush()
 
 
 class _Forwarder(logging.Handler):

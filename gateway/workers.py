@@ -7,6 +7,7 @@ import threading
 import time
 import traceback
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from typing import NoReturn
 
 import structlog
@@ -71,7 +72,9 @@ class Workers:
             status = self._work()
         except BaseException:
             traceback.print_exc()
-        sys.stdout.flush()
+        # Nothing may be raised from here: the worker would go on as the supervisor.
+        with suppress(OSError):
+            sys.stdout.flush()
         os._exit(status)
 
     def _dead(self) -> Iterator[tuple[int, int]]:

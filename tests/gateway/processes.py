@@ -11,6 +11,7 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).parents[2]
 PATIENCE_S = 15.0
@@ -51,6 +52,11 @@ class Running:
 
     def send(self, number: signal.Signals) -> None:
         self.process.send_signal(number)
+
+    def stop_reading(self) -> None:
+        """Closes the end of standard output that is read from."""
+        transport: Any = self.process._transport  # type: ignore[attr-defined]
+        transport.get_pipe_transport(1).close()
 
     async def ended(self) -> tuple[int, str, str]:
         """The exit status, and all that was printed and complained."""

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import Any
+from unittest.mock import patch
 
 import pytest
 import structlog
@@ -133,6 +134,17 @@ def test_an_event_is_written_at_once_so_that_workers_do_not_mix_their_lines() ->
         logging.getLogger("any.other").error("text")
     assert [json.loads(line)["event"] for line in out.written] == ["started", "library"]
     assert all(line.endswith("\n") for line in out.written)
+
+
+def test_an_event_that_cannot_be_written_is_lost_and_harms_nobody() -> None:
+    out = Recorder()
+    with standard_output(out):
+        log = structlog.get_logger()
+        with patch.object(out, "flush", side_effect=BrokenPipeError):
+            log.error("worker died")
+            logging.getLogger("any.other").error("text")
+        log.info("stopping")
+    assert [json.loads(line)["event"] for line in out.written][-1] == "stopping"
 
 
 def test_a_person_at_a_terminal_is_shown_the_console_form() -> None:

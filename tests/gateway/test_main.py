@@ -24,10 +24,19 @@ from gateway.config import MASK, read
 from gateway.endpoints import ENDPOINTS
 from tests.conftest import ADMIN, CREDENTIAL, SECRET, MakeClient, caller
 from tests.fakes import FakeLedger
-from tests.gateway.processes import PATIENCE_S, Running, command, free_ports, is_alive, result
+from tests.gateway.processes import (
+    PATIENCE_S,
+    Running,
+    command,
+    free_ports,
+    is_alive,
+    python,
+    result,
+)
 
 LEDGER_URL = "http://127.0.0.1:1"
 ENOUGH = {"LEDGER__BASE_URL": LEDGER_URL, "AUTH__SECRET": SECRET}
+ARGUMENTS = ["-m", "gateway"]
 COMMANDS = ["demo", "serve", "sandbox", "token", "check", "routes", "openapi"]
 
 
@@ -568,6 +577,58 @@ async def test_workers_share_the_work_and_one_that_is_killed_is_replaced(
     assert (status, err) == (0, "")
     assert out.count('"stopped"') == 2
     assert not any(is_alive(worker) for worker in counts.workers())
+
+
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+async def test_when_nobody_reads_the_log_any_more_nothing_else_changes(
+    ledger: FakeLedger, session: aiohttp.ClientSession, tmp_path: Path, workers: list[str]
+) -> None:
+    drain = {"SERVER__DRAIN_S": "1"}
+    async with serving(tmp_path, ledger.url, *workers, **drain) as served:
+        served.running.stop_reading()
+        assert (await whole(session, f"{served.api}/ledger"))[0] == 200
+        if workers:
+            await one_is_killed_and_replaced(session, served)
+        served.running.send(signal.SIGTERM)
+
+        async def unready() -> bool:
+            return await status_of(session, f"{served.api}/health/ready") == 503
+
+        await reached(unready)
+        status, _, err = await served.running.ended()
+    assert (status, err) == (0, "")
+
+
+def children_of(process: int) -> list[int]:
+    found = Path(f"/proc/{process}/task/{process}/children").read_text()
+    return [int(child) for child in found.split()]
+
+
+async def one_is_killed_and_replaced(session: aiohttp.ClientSession, served: Served) -> None:
+    """Waits until one of two workers is old enough to be replaced, kills it, and waits for that."""
+    supervisor = served.running.process.pid
+
+    async def grown_up() -> bool:
+        async with session.get(f"{served.ops}/health") as response:
+            return float((await response.json())["uptime_s"]) > 2.5
+
+    async def replaced() -> bool:
+        found = children_of(supervisor)
+        return len(found) == 2 and killed not in found
+
+    await reached(grown_up)
+    killed = children_of(supervisor)[0]
+    os.kill(killed, signal.SIGKILL)
+    await reached(replaced)
+    assert (await whole(session, f"{served.api}/ledger"))[0] == 200
+
+
+@pytest.mark.parametrize("name", ["serve", "demo", "routes", "openapi", "check"])
+async def test_without_a_standard_output_nothing_is_done(tmp_path: Path, name: str) -> None:
+    program = f"import os, sys; os.close(1); os.execv(sys.executable, [sys.executable, *{ARGUMENTS}"
+    async with python("-c", f"{program}, {name!r}])", cwd=tmp_path, **ENOUGH) as running:
+        status, _, err = await running.ended()
+    assert (status, err) == (1, "standard output is closed\n")
 
 
 async def test_workers_clear_away_what_they_counted(ledger: FakeLedger, tmp_path: Path) -> None:

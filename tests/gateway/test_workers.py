@@ -162,6 +162,21 @@ def work():
     assert "what went wrong" in err
 
 
+async def test_output_that_cannot_be_written_at_the_end_stays_in_the_worker(
+    tmp_path: Path,
+) -> None:
+    work = """
+def work():
+    sys.stdout = open("/dev/full", "w")
+    print("lost")
+    return 3
+"""
+    async with supervising(tmp_path, work, count=1) as running:
+        line = await running.line("over ")
+        status, _, err = await running.ended()
+    assert (line, status, err) == ("over 1 supervisor\n", 1, "")
+
+
 @pytest.mark.parametrize("forks", [1, 2, 3])
 async def test_a_stop_signal_that_comes_while_workers_are_started_stops_it_all(
     tmp_path: Path, forks: int
