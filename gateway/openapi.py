@@ -239,6 +239,7 @@ def _probe(name: str) -> Json:
     schema = {"type": "object", "properties": {"status": {"type": "string"}}}
     responses = {"200": _response("It is.", schema, [], example={"status": "ok"})}
     if name == "ready":
-        responses["503"] = _response("Not now.", schema, [], example={"status": "not ready"})
+        example = {"status": "not ready"}
+        responses["503"] = _response("Not now.", schema, ["Retry-After"], example=example)
     summary = f"Whether the gateway is {name}"
     return {"operationId": name, "tags": ["Health"], "summary": summary, "responses": responses}

@@ -27,6 +27,9 @@ request may say `no-cache`, `no-store`, `max-age=<seconds>` or `stale-if-error=<
 **Repeating a write** with the same `Idempotency-Key` and body gives the first answer again, with
 `Idempotency-Replayed: true`, also while the first is in flight. With another body it is 422.
 
+**Limits.** Where there is one on a user's requests, `RateLimit` and `RateLimit-Policy` tell of it
+on every answer to that user, and 429 says in `Retry-After` when to ask again.
+
 **Errors** say what went wrong, who says so (`origin`) and which request it was. On ledger routes
 the code is `api_message`. On rates routes it is `code`: 0009 missing fields, 0053 unexpected
 fields, 0047 wrong type or value, 0094 malformed JSON, 0065 malformed path, 0028 the pair exists,

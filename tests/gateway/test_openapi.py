@@ -412,3 +412,13 @@ def test_answers_name_their_headers(endpoint: Endpoint) -> None:
     success = headers[str(endpoint.status)]
     assert ("Link" in success) is endpoint.is_list
     assert ("Idempotency-Replayed" in success) is endpoint.is_write
+
+
+def test_who_is_told_that_the_gateway_is_not_ready_is_told_when_to_ask_again() -> None:
+    responses = DOCUMENT["paths"]["/health/ready"]["get"]["responses"]
+    assert set(responses["503"]["headers"]) == {"X-Request-Id", "Retry-After"}
+
+
+def test_the_headers_that_tell_of_a_limit_are_described() -> None:
+    assert "`RateLimit`" in DOCUMENT["info"]["description"]
+    assert "`RateLimit-Policy`" in DOCUMENT["info"]["description"]
