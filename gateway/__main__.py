@@ -49,7 +49,8 @@ def _parser() -> argparse.ArgumentParser:
     option("--workers", type=_positive, help="processes; default: server.workers")
     option = command("sandbox", _sandbox, "Run the sandbox ledger alone.")
     option("--port", type=_port, default=8090, help="default: 8090; 0 takes any that is free")
-    option("--rows", type=_positive, help="serve so many generated rows in place of the seed")
+    rows = "serve so many generated rows in place of the seed: no actions, no filters"
+    option("--rows", type=_positive, help=rows)
     option = command("token", _token, "Print a development token.")
     option("--username", required=True)
     option("--role", required=True, choices=("admin", "service", "user"))
