@@ -126,6 +126,7 @@ def _supervise(config: Config, count: int) -> int:
 
     def work() -> int:
         try:
+            metrics.reserve(os.getpid())
             server.work(config, common)
         except OSError as error:
             print(error, file=sys.stderr)

@@ -21,6 +21,8 @@ from gateway.exchange import Trace
 _BUCKETS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0)
 # How long an answer may wait to be counted.
 _SETTLE_S = 0.1
+# What a worker's counts of a kind have room in, in bytes: for every route with every status.
+_ROOM = 1 << 19
 _METHODS = frozenset({"GET", "HEAD", "POST", "PUT", "PATCH", "DELETE", "OPTIONS"})
 
 
@@ -178,6 +180,19 @@ def _observe(histogram: Histogram, values: Sequence[float]) -> None:
         if not more:
             break
         values = more
+
+
+def reserve(process: int) -> None:
+    """Takes the room on the disk that a worker counts in. Raises `OSError` if there is not enough.
+
+    The counts are in files that are mapped into memory: without room behind it, a write to one
+    kills the process (SIGBUS) when the disk is full.
+    """
+    folder = os.environ["PROMETHEUS_MULTIPROC_DIR"]
+    for kind in ("counter", "histogram", "gauge_livesum"):
+        with open(os.path.join(folder, f"{kind}_{process}.db"), "ab") as file:
+            if hasattr(os, "posix_fallocate"):  # not on macOS
+                os.posix_fallocate(file.fileno(), 0, _ROOM)
 
 
 def forget(process: int) -> None:

@@ -631,6 +631,29 @@ async def test_without_a_standard_output_nothing_is_done(tmp_path: Path, name: s
     assert (status, err) == (1, "standard output is closed\n")
 
 
+def unreserved(folder: Path) -> list[str]:
+    """The files that hold less room on the disk than they say that they are long."""
+    files = {file.name: file.stat() for file in folder.iterdir()}
+    assert files
+    return [name for name, file in files.items() if file.st_blocks * 512 < file.st_size]
+
+
+async def test_workers_that_count_need_no_more_room_when_the_disk_is_full(
+    ledger: FakeLedger, session: aiohttp.ClientSession, tmp_path: Path
+) -> None:
+    (tmp_path / "counts").mkdir()
+    folder = {"PROMETHEUS_MULTIPROC_DIR": str(tmp_path / "counts")}
+    async with serving(tmp_path, ledger.url, "--workers", "2", **folder) as served:
+        await served.running.line('"started"')
+        assert (await whole(session, f"{served.api}/ledger/alice"))[0] == 200
+
+        async def counted() -> bool:
+            return (await scraped(session, served.ops))["gateway_requests_total"] == 1
+
+        await reached(counted)
+        assert unreserved(tmp_path / "counts") == []
+
+
 async def test_workers_clear_away_what_they_counted(ledger: FakeLedger, tmp_path: Path) -> None:
     (tmp_path / "temporary").mkdir()
     settings = {"TMPDIR": str(tmp_path / "temporary"), "SERVER__DRAIN_S": "0"}
