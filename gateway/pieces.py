@@ -1,13 +1,14 @@
-"""Cuts a long list of rows into short ones, so that reading it never takes long at a time. Pure.
+"""Cuts a long list of rows, or an object of such lists, into short ones, so that reading it never
+takes long at a time. Pure.
 
 A place that looks like the end of one row and the beginning of the next is tried: if what stands
 before it is a whole JSON array of rows, it is such a place. JSON text can be read in one way only,
-so nothing within a row can pass for it.
+so nothing within a row can pass for it. The same goes for groups.
 """
 
 import re
 from collections.abc import Callable, Iterator
-from typing import TypeVar
+from typing import NamedTuple, TypeVar
 
 import msgspec
 
@@ -18,9 +19,19 @@ _OPENING = re.compile(
     rb'[ \t\r\n]*+(\{[ \t\r\n]*+"api_message"[ \t\r\n]*+:[ \t\r\n]*+"[ !#-\[\]-~]*+"[ \t\r\n]*+,'
     rb'[ \t\r\n]*+"api_data"[ \t\r\n]*+:[ \t\r\n]*+)?\['
 )
-_BETWEEN_GROUPS = re.compile(rb'\][ \t\r\n]*+(,)[ \t\r\n]*+"')
-_BETWEEN = re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{")
 T = TypeVar("T")
+
+
+class _Kind(NamedTuple):
+    """What may be cut: the brackets around it, and what stands between two of its parts."""
+
+    opening: bytes
+    closing: bytes
+    between: re.Pattern[bytes]
+
+
+_ROWS = _Kind(b"[", b"]", re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{"))
+_GROUPS = _Kind(b"{", b"}", re.compile(rb'\][ \t\r\n]*+(,)[ \t\r\n]*+"'))
 
 
 class Uncut(ValueError):
@@ -32,45 +43,36 @@ def pieces(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
 
     `read` raises what msgspec's decoders do for what is no array. Raises `Uncut`, also in the end.
     """
-    return _cut(text, _bounds(text), read, _BETWEEN, b"[]")
+    return _cut(text, _bounds(text), read, _ROWS)
 
 
 def pieces_of_groups(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
     """The same of an object of arrays: objects that together hold its members."""
     if not text.startswith(b"{"):
         raise Uncut("not an object")
-    return _cut(text, (1, _closed(text, len(text), b"}")), read, _BETWEEN_GROUPS, b"{}")
+    return _cut(text, (1, _closed(text, len(text), b"}")), read, _GROUPS)
 
 
 def _cut(
-    text: bytes,
-    bounds: tuple[int, int],
-    read: Callable[[bytes], T],
-    between: re.Pattern[bytes],
-    brackets: bytes,
+    text: bytes, bounds: tuple[int, int], read: Callable[[bytes], T], kind: _Kind
 ) -> Iterator[T]:
     start, end = bounds
     cut = start - 1
     while cut != end:
-        piece, cut = _piece(text, (cut + 1, end), read, between, brackets)
+        piece, cut = _piece(text, cut + 1, end, read, kind)
         yield piece
 
 
 def _piece(
-    text: bytes,
-    bounds: tuple[int, int],
-    read: Callable[[bytes], T],
-    between: re.Pattern[bytes],
-    brackets: bytes,
+    text: bytes, start: int, end: int, read: Callable[[bytes], T], kind: _Kind
 ) -> tuple[T, int]:
     """The next piece, and where it ends: at a comma, or at the end of all."""
-    start, end = bounds
     size = PIECE
     while True:
-        found = between.search(text, start + size, end)
+        found = kind.between.search(text, start + size, end)
         cut = found.start(1) if found is not None else end
         try:
-            return read(b"".join((brackets[:1], memoryview(text)[start:cut], brackets[1:]))), cut
+            return read(b"".join((kind.opening, memoryview(text)[start:cut], kind.closing))), cut
         except (msgspec.DecodeError, RecursionError) as error:
             if cut == end:
                 raise Uncut("it cannot be read") from error
