@@ -8,6 +8,8 @@ from collections import deque
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 
+from tests import listeners
+
 GOOD = b'{"api_message":"OK","api_data":[]}'
 _PACE_S = 0.02
 
@@ -139,7 +141,7 @@ class FaultyLedger:
         try:
             yield self
         finally:
-            server.close()
+            await listeners.close(server)
             for writer in self._open.values():
                 writer.transport.abort()
             await self.down_to(0)

@@ -10,6 +10,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
 from enum import Enum
 
+from tests import listeners
+
 _RESET = struct.pack("ii", 1, 0)
 _PIECE = 1 << 16
 
@@ -86,7 +88,7 @@ class FaultyProxy:
     async def down(self, *, cut: bool = True) -> None:
         """Refuses connections from here on, and cuts those that there are, or waits for them."""
         assert self._server is not None
-        self._server.close()
+        await listeners.close(self._server)
         if cut:
             for writer in self._writers:
                 writer.transport.abort()
@@ -103,8 +105,9 @@ class FaultyProxy:
             self._tasks.discard(task)
 
     async def _connect(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self._writers.add(writer)
         far_reader, far_writer = await asyncio.open_connection("127.0.0.1", self._target)
-        self._writers |= {writer, far_writer}
+        self._writers.add(far_writer)
         try:
             await asyncio.gather(
                 self._pump(reader, far_writer, writer), self._pump(far_reader, writer, writer)

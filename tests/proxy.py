@@ -14,6 +14,8 @@ from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from tests import listeners
+
 PATIENCE_S = 20
 ON_ACCEPT = -1
 
@@ -111,7 +113,7 @@ class FaultProxy:
     async def leave(self) -> None:
         """Takes no connections, and drops those there are."""
         assert self._server is not None
-        self._server.close()
+        await listeners.close(self._server)
         for _, writer in self._open.values():
             writer.transport.abort()
         for fault in self._delays:

@@ -12,6 +12,7 @@ from cryptography import x509
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import ec
 
+from tests import listeners
 from tests.gateway.processes import PATIENCE_S, Running, free_ports
 
 SERVERS = ("redis-server", "valkey-server")
@@ -110,7 +111,7 @@ class Wire:
         try:
             yield self
         finally:
-            self._server.close()
+            await listeners.close(self._server)
             await self.cut()
 
     async def cut(self) -> None:
