@@ -23,10 +23,7 @@ find_browser = case "$$BROWSER" in (*[Cc]hrom*) command -v "$$BROWSER" && exit;;
 # The server for the tests of coherence, either of the two.
 find_redis = for name in redis-server valkey-server; do command -v $$name && exit; done; exit 1
 
-# What callers see of the gateway, which the fast path must not change.
-EITHER_WAY = $(addprefix tests/gateway/test_,authn.py bodies.py cache.py conditional.py connections.py \
-	cursors.py edge.py exactness.py fast_path.py jwks.py logs.py metrics.py middlewares.py rate_limit.py \
-	revocations.py roles.py server.py walk.py writes.py) tests/test_overload.py
+TESTS = BROWSER="$$($(find_browser))" $(BIN)/python -m pytest --numprocesses=2
 
 .PHONY: help install run test lint format lock upgrade browser redis bench stream clean
 
@@ -40,9 +37,9 @@ run: install ## start the demo on http://127.0.0.1:8080
 
 # These two come last before the tests, so that a slip of style is told without waiting for them.
 test: lint browser redis ## everything that a change must pass
-	BROWSER="$$($(find_browser))" $(BIN)/python -m pytest --cov
-	@# And what callers see once more, without the fast path.
-	TEST_FAST_PATH=false $(BIN)/python -m pytest --quiet $(EITHER_WAY)
+	$(TESTS) --cov
+	@# And all of them once more, without the fast path.
+	TEST_FAST_PATH=false $(TESTS) --quiet
 
 lint: $(VENV)/.installed-test ## ruff and mypy
 	$(BIN)/ruff check .

@@ -106,6 +106,8 @@ async def result(*arguments: str, cwd: Path, **environ: str) -> tuple[int, str, 
 def environment(settings: dict[str, str]) -> dict[str, str]:
     """This process's environment with `GATEWAY_` settings, named without it, for its own."""
     others = {name: value for name, value in os.environ.items() if not name.startswith("GATEWAY_")}
+    if "TEST_FAST_PATH" in os.environ:
+        others["GATEWAY_SERVER__FAST_PATH"] = os.environ["TEST_FAST_PATH"]
     path = os.pathsep.join([str(ROOT), *filter(None, [others.get("PYTHONPATH")])])
     prefixed = {f"GATEWAY_{name}": value for name, value in settings.items() if "__" in name}
     plain = {name: value for name, value in settings.items() if "__" not in name}
