@@ -73,6 +73,9 @@ async def respond(request: web.Request, answer: Answer) -> web.StreamResponse:
         request[TRACE].bytes_sent = len(answer.body)
         return WholeResponse(answer.status, headers, answer.body)
     response = web.StreamResponse(status=answer.status, headers=headers)
+    if request.version < (1, 1):
+        # Without chunks the end of the connection is that of the body (RFC 9112 section 6.3).
+        response.force_close()
     await response.prepare(request)
     await _send(request, response, answer.body)
     return response

@@ -708,6 +708,20 @@ async def test_an_old_caller_is_not_asked_for_the_body(served: Served, ledger: F
     assert len(ledger.calls) == 1
 
 
+async def test_a_stream_to_an_old_caller_ends_with_the_connection_that_they_would_keep(
+    served: Served, ledger: FakeLedger
+) -> None:
+    async def page(request: web.Request) -> web.Response:
+        headers = {} if "cursor" in request.query else {"Link": '</x?cursor=2>; rel="next"'}
+        return web.Response(body=b"[%b]" % ROW, headers=headers)
+
+    ledger.run("GET", "/ledger", page)
+    old = GOOD.replace(b"HTTP/1.1", b"HTTP/1.0").removesuffix(b"\r\n")
+    answer = Answer.of(await ask(served.port, old + b"Connection: keep-alive\r\n\r\n"))
+    assert answer.body == EMPTY.replace(b"[]", b"[%b,%b]" % (ROW, ROW))
+    assert answer.headers.keys().isdisjoint({"content-length", "transfer-encoding", "connection"})
+
+
 # Methods and routes that there are not.
 
 
