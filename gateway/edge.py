@@ -142,8 +142,8 @@ def check_framing(request: web.Request) -> None:
     """
     headers = request.headers
     codings = headers.getall("Transfer-Encoding", [])
-    if request.version < (1, 0):
-        raise AmbiguousFraming("HTTP/1.0 or later is needed.")
+    if not (1, 0) <= request.version <= (1, 1):
+        raise AmbiguousFraming("HTTP/1.0 or HTTP/1.1 is needed.")
     if codings and (codings != ["chunked"] or "Content-Length" in headers):
         raise AmbiguousFraming("The length of the body is ambiguous.")
     if len(headers.getall("Content-Length", [])) > 1 or len(headers.getall("Host", [])) > 1:

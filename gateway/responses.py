@@ -37,16 +37,22 @@ class WholeResponse(web.StreamResponse):
         if request is None or self._eof_sent:
             return
         self._eof_sent, self._req = True, None
-        version = request.version
-        line = f"HTTP/{version.major}.{version.minor} {self.status} {self.reason}"
+        line = f"HTTP/{'1.0' if _is_old(request) else '1.1'} {self.status} {self.reason}"
         await request.writer.write_headers(line, self.headers)
         await request.writer.write_eof(b"" if request.method == "HEAD" else self._content)
 
     def _connection(self, request: BaseRequest) -> None:
         if self._keep_alive is None:
             self._keep_alive = request.keep_alive
-        if self._keep_alive != (request.version >= (1, 1)):
+        if self._keep_alive == _is_old(request):
             self.headers["Connection"] = "keep-alive" if self._keep_alive else "close"
+
+
+def _is_old(request: BaseRequest) -> bool:
+    """Whether the answer is in HTTP/1.0; whoever speaks neither gets HTTP/1.1, and never a version
+    that is not spoken here (RFC 9110 section 6.2).
+    """
+    return request.version == (1, 0)
 
 
 @lru_cache(maxsize=1)  # there are many responses in a second

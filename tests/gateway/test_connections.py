@@ -537,6 +537,17 @@ async def test_what_two_readers_could_frame_in_two_ways_is_refused_and_is_the_la
     assert ledger.calls == []
 
 
+@pytest.mark.parametrize("version", [b"HTTP/0.9", b"HTTP/2.0"])
+async def test_a_version_that_is_not_spoken_is_refused_in_one_that_is(
+    served: Served, ledger: FakeLedger, version: bytes
+) -> None:
+    data = await ask(served.port, GOOD.replace(b"HTTP/1.1", version))
+    assert data.startswith(b"HTTP/1.1 400 ")
+    answer = Answer.of(data)
+    assert (answer.error(), answer.headers["connection"]) == ("INVALID_REQUEST", "close")
+    assert ledger.calls == []
+
+
 async def test_good_requests_are_served_after_any_number_of_bad_ones(
     served: Served, ledger: FakeLedger
 ) -> None:
