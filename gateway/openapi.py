@@ -30,7 +30,6 @@ _ERROR_SCHEMAS = {Api.LEDGER: ledger.LedgerErrorSchema, Api.RATES: rates.RateErr
 _NOT_OF = {Api.LEDGER: errors.InvalidRate, Api.RATES: errors.InvalidAction}
 _ERROR_HEADERS = {"401": ["WWW-Authenticate"], "429": ["Retry-After"], "503": ["Retry-After"]}
 _SOMETIMES = {"Link", "Idempotency-Replayed", "ETag", "Age"}
-_OF_READS = ["ETag", "Cache-Status", "Age"]
 _IDS = {
     "organization_id": "5f3a4c55-8b28-4276-bed7-f7c8a4bb44e8",
     "ledger_id": "77b0fb8b-1bd9-4810-9c6d-7e80064fab0c",
@@ -176,7 +175,8 @@ def _operation(endpoint: Endpoint) -> Json:
         "responses": {str(endpoint.status): _success(endpoint)} | _errors(endpoint),
     }
     if not endpoint.is_write:
-        operation["responses"]["304"] = _response("What you have is right.", None, _OF_READS)
+        headers = _of_read(endpoint)
+        operation["responses"]["304"] = _response("What you have is right.", None, headers)
     if endpoint.check_body is not None:
         content = {"application/json": _BODIES[endpoint.name]}
         operation["requestBody"] = {"required": True, "content": content}
@@ -215,8 +215,7 @@ def _header(name: str, required: bool, pattern: str) -> Json:
 
 
 def _success(endpoint: Endpoint) -> Json:
-    headers = ["Link"] * endpoint.is_list
-    headers += ["Idempotency-Replayed"] if endpoint.is_write else _OF_READS
+    headers = ["Idempotency-Replayed"] if endpoint.is_write else _of_read(endpoint)
     if endpoint.reply is Reply.NOTHING:
         return _response("Done.", None, headers)
     schema, example = _REPLIES[endpoint.reply]
@@ -227,6 +226,10 @@ def _success(endpoint: Endpoint) -> Json:
         schema = {"allOf": [schema, {"properties": said}]}
         example = {"api_message": endpoint.message, "api_data": example}
     return _response("Done.", schema, headers, example=example)
+
+
+def _of_read(endpoint: Endpoint) -> list[str]:
+    return ["Link"] * endpoint.is_list + ["ETag", "Cache-Status", "Age"]
 
 
 def _errors(endpoint: Endpoint) -> Json:

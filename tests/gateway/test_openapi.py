@@ -412,6 +412,8 @@ def test_answers_name_their_headers(endpoint: Endpoint) -> None:
     success = headers[str(endpoint.status)]
     assert ("Link" in success) is endpoint.is_list
     assert ("Idempotency-Replayed" in success) is endpoint.is_write
+    # A 304 leads on from a page as the page itself does.
+    assert headers.get("304", success) == success
 
 
 def test_who_is_told_that_the_gateway_is_not_ready_is_told_when_to_ask_again() -> None:
