@@ -6,27 +6,28 @@ import secrets
 import select
 import socket
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from aiohttp import web
-from aiohttp.streams import EMPTY_PAYLOAD
+from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
-from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway import logs
+from gateway.edge import without_odd_expectations
 from gateway.endpoints import Api
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.exchange import Trace
-from gateway.fast_path import FastPath
+from gateway.fast_path import FastPath, Parser
 from gateway.metrics import Metrics
 
 Options = Mapping[str, Any]
-MakeRequest = Callable[..., web.BaseRequest]
 # While the listener closes: how long a caller is silent, just connected or just answered, before
 # nothing more is expected of them.
 _EXPECTED_S = 1.0
+# How long an answer may take to begin before a caller who sends no more is thought to have left.
+_LEFT_S = 1.0
 _PACE_S = 0.01
 
 
@@ -60,7 +61,7 @@ class Connections:
         metrics: Metrics | None = None,
         fast_path: FastPath | None = None,
     ) -> None:
-        server.request_factory = _without_odd_expectations(server.request_factory)
+        server.request_factory = without_odd_expectations(server.request_factory)
         self._server = server
         self._options = options
         self._metrics = metrics
@@ -105,7 +106,7 @@ class Connections:
 class Connection(web.RequestHandler):
     """aiohttp's connection, with a deadline for request heads and errors in the API's form."""
 
-    __slots__ = ("_connections", "_fast_path", "_head_deadline", "_whole", "new")
+    __slots__ = ("_connections", "_fast_path", "_head_deadline", "_last_body", "_whole", "new")
 
     def __init__(
         self, server: web.Server, connections: Connections, options: Mapping[str, Any]
@@ -117,7 +118,8 @@ class Connection(web.RequestHandler):
         # Whether it is known that all which came so far was whole: the next byte begins a head.
         self._whole = self._fast_path is not None
         if self._fast_path is not None:
-            self._parser: Any = _Parser(self._parser, self._answered)
+            self._parser: Any = Parser(self._parser, self._answered)
+        self._last_body: StreamReader = EMPTY_PAYLOAD
         # Whether nothing has come yet.
         self.new = True
 
@@ -161,11 +163,30 @@ class Connection(web.RequestHandler):
                 self._send(answer)
                 return
         super().data_received(data)
+        if self._messages:
+            self._last_body = self._messages[-1][1]
         self._break_off()
         if self._messages or self._current_request is not None:
             self._head_came()
         elif self._waiter is not None and not self._whole:
             self._await_head()
+
+    # asyncio and uvloop ask for an answer, of which aiohttp knows nothing.
+    def eof_received(self) -> bool:  # type: ignore[override]
+        """Gives a caller who has sent all that they will a moment to be answered in: they may still
+        read. Whether they do, or have left, shows only when something is sent to them.
+        """
+        idle = self.new or (self._waiter is not None and not self._waiter.done())
+        if idle or not self._last_body.is_eof():
+            return False
+        self._loop.call_later(_LEFT_S, self._abandon)
+        if not self._messages:
+            self.close()
+            return True
+        message, body = self._messages[-1]
+        if not isinstance(message, _ErrInfo):
+            self._messages[-1] = message._replace(should_close=True), body
+        return True
 
     def resume_reading(self, resume_parser: bool = True) -> None:
         """Has the parser go on where it paused: aiohttp asks for that with each chunk it takes."""
@@ -252,44 +273,14 @@ class Connection(web.RequestHandler):
             self._head_deadline.cancel()
             self._head_deadline = None
 
+    def _abandon(self) -> None:
+        request = self._current_request
+        if request is not None and not request.writer.output_size:
+            self.force_close()
+
     def _give_up(self) -> None:
         self._head_deadline = None
         self.force_close()
-
-
-class _Parser:
-    """aiohttp's parser without the messages that `answered` has taken care of."""
-
-    def __init__(self, parser: Any, answered: Callable[[Sequence[Any], bool, bytes], bool]) -> None:
-        self._parser = parser
-        self._answered = answered
-
-    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
-        """What the parser makes of the data. Raises what it raises."""
-        messages, upgraded, tail = self._parser.feed_data(data)
-        if self._answered(messages, upgraded, data):
-            self._parser.message_consumed()
-            return (), False, b""
-        return messages, upgraded, tail
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self._parser, name)
-
-
-def _without_odd_expectations(make: MakeRequest) -> MakeRequest:
-    """Ignores what is expected beside 100-continue, as RFC 9110 section 10.1.1 allows; aiohttp
-    would refuse it, in words of its own, where no middleware sees it.
-    """
-
-    def factory(message: Any, *rest: Any) -> web.BaseRequest:
-        expected = message.headers.get("Expect")
-        if expected is not None and expected.lower() != "100-continue":
-            headers = CIMultiDict(message.headers)
-            del headers["Expect"]
-            message = message._replace(headers=CIMultiDictProxy(headers))
-        return make(message, *rest)
-
-    return factory
 
 
 def _bound_unread(transport: asyncio.BaseTransport, seconds: float) -> None:

@@ -3,9 +3,11 @@
 import asyncio
 import random
 import re
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Callable, Sequence
+from typing import Any
 
 from aiohttp import web
+from multidict import CIMultiDict, CIMultiDictProxy
 
 from gateway.errors import (
     AmbiguousFraming,
@@ -21,6 +23,8 @@ from gateway.representations import Representation, matches
 from gateway.responses import WholeResponse
 
 TRACE = web.RequestKey("trace", Trace)
+
+MakeRequest = Callable[..., web.BaseRequest]
 
 _REQUEST_ID = re.compile(rb"[A-Za-z0-9._-]{1,128}")
 _HEADERS = {
@@ -166,6 +170,22 @@ def is_last(request: web.Request) -> bool:
     """
     headers = request.headers
     return request.method == "CONNECT" or "Transfer-Encoding" in headers or "Upgrade" in headers
+
+
+def without_odd_expectations(make: MakeRequest) -> MakeRequest:
+    """Ignores what is expected beside 100-continue, as RFC 9110 section 10.1.1 allows; aiohttp
+    would refuse it, in words of its own, where no middleware sees it.
+    """
+
+    def factory(message: Any, *rest: Any) -> web.BaseRequest:
+        expected = message.headers.get("Expect")
+        if expected is not None and expected.lower() != "100-continue":
+            headers = CIMultiDict(message.headers)
+            del headers["Expect"]
+            message = message._replace(headers=CIMultiDictProxy(headers))
+        return make(message, *rest)
+
+    return factory
 
 
 async def _body(request: web.Request, timeout_s: float) -> bytes:

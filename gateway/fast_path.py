@@ -10,7 +10,7 @@ same. Anything else goes the long walk, which is always right.
 import random
 import re
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any
 
 from aiohttp import web
@@ -140,6 +140,25 @@ class FastPath:
         count(duration)
         log(request_id, duration, now)
         return answer
+
+
+class Parser:
+    """aiohttp's parser without the messages that `answered` has taken care of."""
+
+    def __init__(self, parser: Any, answered: Callable[[Sequence[Any], bool, bytes], bool]) -> None:
+        self._parser = parser
+        self._answered = answered
+
+    def feed_data(self, data: bytes) -> tuple[Sequence[Any], bool, bytes]:
+        """What the parser makes of the data. Raises what it raises."""
+        messages, upgraded, tail = self._parser.feed_data(data)
+        if self._answered(messages, upgraded, data):
+            self._parser.message_consumed()
+            return (), False, b""
+        return messages, upgraded, tail
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._parser, name)
 
 
 FAST_PATH = web.AppKey("fast_path", FastPath)

@@ -669,6 +669,92 @@ async def test_requests_that_come_together_are_answered_one_by_one_in_order(
     assert [call.path for call in ledger.calls] == ["/ledger/alice", "/ledger", "/ledger"]
 
 
+# Callers who send no more, and read on.
+
+
+async def ask_and_shut(port: int, data: bytes) -> bytes:
+    """All that comes back for some bytes behind which nothing more will come."""
+    async with call(port) as one:
+        one.send(data)
+        one.writer.write_eof()
+        return await one.rest()
+
+
+@pytest.mark.parametrize("old", [False, True])
+async def test_who_sends_no_more_gets_their_answer_and_then_the_end(
+    served: Served, ledger: FakeLedger, old: bool
+) -> None:
+    for request, status in ((GOOD, 200), (SIZED + BODY, 201)):
+        sent = request.replace(b"HTTP/1.1", b"HTTP/1.0") if old else request
+        assert Answer.of(await ask_and_shut(served.port, sent)).status == status
+    assert [call.method for call in ledger.calls] == ["GET", "POST"]
+
+
+async def test_who_sends_no_more_while_they_wait_gets_their_answer(
+    served: Served, ledger: FakeLedger
+) -> None:
+    asked, go_on = asyncio.Event(), asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        asked.set()
+        await go_on.wait()
+        return web.json_response([])
+
+    ledger.run("GET", "/ledger", slow)
+    async with call(served.port) as one:
+        one.send(GOOD)
+        await asked.wait()
+        one.writer.write_eof()
+        await asyncio.sleep(PACE_S)
+        go_on.set()
+        assert Answer.of(await one.rest()).body == EMPTY
+
+
+async def test_who_sends_no_more_and_is_not_answered_soon_is_taken_to_have_left(
+    served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_LEFT_S", PACE_S)
+    go_on = asyncio.Event()
+
+    async def slow(_request: web.Request) -> web.Response:
+        await go_on.wait()
+        return web.json_response([])
+
+    ledger.run("GET", "/ledger", slow)
+    assert await ask_and_shut(served.port, GOOD) == b""
+    go_on.set()
+
+
+async def test_who_sends_no_more_behind_several_requests_gets_an_answer_to_each(
+    served: Served, ledger: FakeLedger
+) -> None:
+    data = await ask_and_shut(served.port, GOOD * 3)
+    assert data.count(b"HTTP/1.1 200 ") == data.count(EMPTY) == 3
+    assert len(ledger.calls) == 3
+
+
+async def test_who_sends_no_more_gets_all_of_a_stream(served: Served, ledger: FakeLedger) -> None:
+    async def page(request: web.Request) -> web.Response:
+        number = int(request.query.get("cursor", "0")) + 1
+        headers = {"Link": f'</x?cursor={number}>; rel="next"'} if number < 5 else {}
+        return web.Response(body=b"[%b]" % ROW, headers=headers)
+
+    ledger.run("GET", "/ledger", page)
+    data = await ask_and_shut(served.port, GOOD)
+    assert data.count(ROW) == 5
+    assert data.endswith(b"]}\r\n0\r\n\r\n")
+
+
+@pytest.mark.parametrize("sent", [b"", GOOD[:-1], SIZED + BODY[:-1], CHUNKED + b"2\r\n{}\r\n"])
+async def test_who_sends_no_more_of_what_they_began_is_not_waited_for(
+    served: Served, ledger: FakeLedger, sent: bytes
+) -> None:
+    begun = time.monotonic()
+    assert await ask_and_shut(served.port, sent) == b""
+    assert time.monotonic() - begun < PATIENCE_S / 2
+    assert ledger.calls == []
+
+
 # Expectations.
 
 

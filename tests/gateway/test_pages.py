@@ -369,8 +369,9 @@ async def test_a_list_of_nothing_without_end_is_given_up(
     assert (answer.status, (await answer.json())["api_message"]) == (504, "LEDGER_TIMEOUT")
 
 
+@pytest.mark.parametrize("at_once", [True, False])
 async def test_who_leaves_ends_the_search_for_their_rows(
-    make_client: MakeClient, ledger: FakeLedger
+    make_client: MakeClient, ledger: FakeLedger, at_once: bool
 ) -> None:
     endless(ledger, "/ledger/order/1", FOREIGN[0])
     client = await make_client()
@@ -380,7 +381,10 @@ async def test_who_leaves_ends_the_search_for_their_rows(
     async with asyncio.timeout(10):
         while len(ledger.calls) < 5:  # noqa: ASYNC110
             await asyncio.sleep(0)
-        writer.transport.abort()
+        if at_once:
+            writer.transport.abort()
+        else:
+            writer.close()
         guarded = client.gateway.health._guarded  # type: ignore[attr-defined]
         seen, still = -1, 0
         while still < 50:
