@@ -11,7 +11,9 @@ from schemas import strict_json
 from schemas.fields import IDEMPOTENCY_KEY
 from schemas.violations import Violations
 
-_MEDIA_TYPE = re.compile(r'application/json *(; *charset="?utf-?8"? *)?;?', re.IGNORECASE)
+_MEDIA_TYPE = re.compile(
+    r'application/json[ \t]*(;[ \t]*charset="?utf-?8"?[ \t]*)?;?', re.IGNORECASE
+)
 
 
 async def checked_body(endpoint: Endpoint, ask: Ask) -> bytes | None:
@@ -47,7 +49,7 @@ def idempotency_key(headers: CIMultiDictProxy[str], *, required: bool) -> str | 
 
 def _check_media_type(headers: CIMultiDictProxy[str]) -> None:
     types = headers.getall("Content-Type", [])
-    codings = headers.getall("Content-Encoding", ["identity"])
+    codings = [coding.lower() for coding in headers.getall("Content-Encoding", ["identity"])]
     if len(types) != 1 or not _MEDIA_TYPE.fullmatch(types[0].strip()):
         raise UnsupportedMediaType("The body must be application/json in UTF-8.")
     if codings != ["identity"]:

@@ -74,6 +74,7 @@ async def refused(client: Client, method: str, path: str, body: bytes, **headers
         "application/json;charset=UTF-8",
         'application/json; charset="utf-8"',
         "application/json;charset=utf8",
+        "application/json\t;\tcharset=utf-8",
     ],
 )
 @pytest.mark.parametrize(("method", "path"), ROUTES, ids=ROUTE_IDS)
@@ -86,6 +87,17 @@ async def test_json_in_utf8_is_taken_under_each_of_its_names(
     assert answer.status in (200, 201)
     assert [call.body for call in willing.calls] == [body]
     assert heard(willing.calls[0])["content-type"] == "application/json"
+
+
+@pytest.mark.parametrize("coding", ["identity", "Identity"])
+async def test_a_body_that_says_that_it_is_not_compressed_is_taken(
+    client: Client, willing: FakeLedger, coding: str
+) -> None:
+    (method, path), document = next(iter(ROUTES.items()))
+    headers = WRITE | {"Content-Encoding": coding}
+    answer = await client.request(method, path, headers=headers, data=json.dumps(document).encode())
+    assert answer.status in (200, 201)
+    assert len(willing.calls) == 1
 
 
 @pytest.mark.parametrize(
