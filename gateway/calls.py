@@ -1,6 +1,7 @@
 """A call to the ledger, its reply, and what a reply stands for. Pure; no I/O."""
 
 import re
+from datetime import UTC
 from email.utils import parsedate_to_datetime
 
 import msgspec
@@ -90,7 +91,9 @@ def retry_after(value: str | None, now: float) -> int | None:
     if value.isascii() and value.isdigit():
         return int(min(float(value), MAX_RETRY_AFTER_S))
     try:
-        seconds = parsedate_to_datetime(value).timestamp() - now
+        date = parsedate_to_datetime(value)
+        # All dates of HTTP are in UTC (RFC 9110 section 5.6.7); the oldest form does not say so.
+        seconds = date.replace(tzinfo=date.tzinfo or UTC).timestamp() - now
     except (ValueError, OverflowError):
         return None
     return int(min(max(seconds, 0.0), MAX_RETRY_AFTER_S))

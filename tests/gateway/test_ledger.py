@@ -713,6 +713,15 @@ NOW = 1_700_000_000.0
 SOON = datetime.datetime.fromtimestamp(NOW + 90, datetime.UTC)
 
 
+@pytest.fixture(params=["UTC", "JST-9"])
+def zone(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    with monkeypatch.context() as here:
+        here.setenv("TZ", request.param)
+        time.tzset()
+        yield
+    time.tzset()
+
+
 @pytest.mark.parametrize(
     ("value", "seconds"),
     [
@@ -724,6 +733,8 @@ SOON = datetime.datetime.fromtimestamp(NOW + 90, datetime.UTC)
         ("1000000000000", 3600),
         ("9" * 5000, 3600),
         (format_datetime(SOON, usegmt=True), 90),
+        (f"{SOON:%A, %d-%b-%y %H:%M:%S} GMT", 90),
+        (f"{SOON:%a %b %e %H:%M:%S %Y}", 90),
         ("Wed, 21 Oct 2015 07:28:00 GMT", 0),
         ("Fri, 31 Dec 9999 23:59:59 GMT", 3600),
         ("-1", None),
@@ -738,6 +749,7 @@ SOON = datetime.datetime.fromtimestamp(NOW + 90, datetime.UTC)
         ("Wed, 21 Oct 2015 07:28:00 +999999999999", None),
     ],
 )
+@pytest.mark.usefixtures("zone")
 def test_retry_after_is_read_and_capped(value: str | None, seconds: int | None) -> None:
     assert retry_after(value, NOW) == seconds
 
