@@ -59,8 +59,8 @@ def from_file(path: Path, problems: list[str]) -> Document:
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         problems.append(f"{path}: {error}")
         return {}
-    except ValueError:
-        problems.append(f"{path}: a number cannot be read")
+    except Exception:  # whatever its constructors raise; that may quote a secret, too
+        problems.append(f"{path}: a value cannot be read")
         return {}
     if document is not None and not isinstance(document, dict):
         problems.append(f"{path}: not a mapping of sections")
@@ -101,5 +101,5 @@ def _typed(section: str, key: str, text: str | None) -> Any:
         return [item.strip() for item in text.split(",")]
     try:
         return yaml.load(text, _Loader)  # noqa: S506 - a SafeLoader
-    except (ValueError, yaml.YAMLError):
+    except Exception:  # whatever its constructors raise, it is no value
         return text

@@ -161,6 +161,12 @@ def test_a_number_too_long_to_read_is_a_problem_and_no_crash(file: Path, digits:
     assert len(problem) < 500
 
 
+@pytest.mark.parametrize("value", ["!!bool maybe", "!!timestamp then", "[" * 3000])
+def test_a_value_that_yaml_cannot_make_is_a_problem_and_no_crash(file: Path, value: str) -> None:
+    document, problems = read(file, f"server:\n  port: {value}\n")
+    assert (document, problems) == ({}, [f"{file}: a value cannot be read"])
+
+
 def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> None:
     for path in (tmp_path / "missing.yaml", tmp_path):
         problems: list[str] = []
@@ -178,6 +184,9 @@ def test_a_file_that_is_not_there_or_is_a_folder_is_named(tmp_path: Path) -> Non
         "secret: !{}",
         "secret: !{}!x",
         "secret: !!int {}",
+        "secret: !!bool {}",
+        "secret: !!float {}",
+        "secret: !!timestamp {}",
         "secret: *{}",
         "secret: &{} [",
         "secret: [&{} a, &{} b]",
@@ -216,6 +225,9 @@ def test_no_complaint_about_yaml_quotes_what_may_be_a_secret(file: Path, line: s
         ("SERVER__PORT", "9" * 5000, "9" * 5000),
         ("SERVER__FAST_PATH", "false", False),
         ("SERVER__FAST_PATH", "no", "no"),
+        ("SERVER__FAST_PATH", "!!bool no one knows", "!!bool no one knows"),
+        ("SERVER__PORT", "!!timestamp then", "!!timestamp then"),
+        ("SERVER__PORT", "[" * 3000, "[" * 3000),
         ("SERVER__DRAIN_S", "2.5", 2.5),
         ("SERVER__DRAIN_S", "1e1", 10.0),
         ("SERVER__DRAIN_S", ".nan", ".nan"),
