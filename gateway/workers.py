@@ -71,7 +71,8 @@ class Workers:
         try:
             status = self._work()
         except BaseException:
-            traceback.print_exc()
+            with suppress(OSError):
+                traceback.print_exc()
         # Nothing may be raised from here: the worker would go on as the supervisor.
         with suppress(OSError):
             sys.stdout.flush()

@@ -177,6 +177,18 @@ def work():
     assert (line, status, err) == ("over 1 supervisor\n", 1, "")
 
 
+async def test_an_error_that_cannot_be_told_stays_in_the_worker(tmp_path: Path) -> None:
+    work = """
+def work():
+    sys.stderr = open("/dev/full", "w", buffering=1)
+    raise KeyError("what went wrong")
+"""
+    async with supervising(tmp_path, work, count=1) as running:
+        status, out, err = await running.ended()
+    assert (status, err) == (1, "")
+    assert [line for line in out.splitlines() if line.startswith("over")] == ["over 1 supervisor"]
+
+
 @pytest.mark.parametrize("forks", [1, 2, 3])
 async def test_a_stop_signal_that_comes_while_workers_are_started_stops_it_all(
     tmp_path: Path, forks: int
