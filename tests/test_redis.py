@@ -3,7 +3,9 @@
 import asyncio
 import json
 import re
+import socket
 import statistics
+import threading
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from functools import partial
@@ -453,6 +455,38 @@ async def test_a_link_that_is_not_listened_to_is_closed_as_well(redis: RedisServ
     async with redis_link(redis.url, "one", "other"):
         assert not await nobody_else(redis)
     await until(partial(nobody_else, redis), 2.0)
+
+
+async def test_a_name_that_is_not_found_for_long_is_looked_up_once_at_a_time(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    looked_up, over = [], threading.Event()
+
+    def look_up(host: str, *_: object, **__: object) -> None:
+        looked_up.append(host)
+        over.wait(PATIENCE_S)
+        raise socket.gaierror
+
+    monkeypatch.setattr(socket, "getaddrinfo", look_up)
+    monkeypatch.setattr("gateway.redis_link._TIMEOUT_S", 0.02)
+    try:
+        for _ in range(4):
+            with pytest.raises(TimeoutError):
+                async with redis_link("redis://nobody.test", "one"):
+                    pass
+        assert looked_up == ["nobody.test"]
+    finally:
+        over.set()
+
+
+async def test_of_the_addresses_of_a_name_the_first_that_takes_connections_is_used(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    addresses = [(0, 0, 0, "", (address, redis.port)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    async with redis_link(f"redis://redis.test:{redis.port}", "one") as link:
+        await link.publish("one", "heard")
+        assert await link.receive() == ("one", "heard")
 
 
 async def test_at_whatever_moment_it_is_told_to_go_it_goes_and_leaves_nothing_open(
