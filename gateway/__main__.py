@@ -22,6 +22,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         # Whatever is opened next would be taken for it.
         print("standard output is closed", file=sys.stderr)
         return 1
+    _take_closed_numbers()
     run: Callable[[argparse.Namespace], int] = options.run
     try:
         return run(options)
@@ -30,6 +31,17 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except (OSError, ValueError) as error:
         print(error, file=sys.stderr)
     return 1
+
+
+def _take_closed_numbers() -> None:
+    """Opens standard input and error where they are closed: a connection with such a number ends
+    the process when it is closed (libuv).
+    """
+    for number in (0, 2):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)
 
 
 def _parser() -> argparse.ArgumentParser:

@@ -631,6 +631,23 @@ async def test_without_a_standard_output_nothing_is_done(tmp_path: Path, name: s
     assert (status, err) == (1, "standard output is closed\n")
 
 
+@pytest.mark.parametrize("closed", [[0], [2], [0, 2]])
+async def test_what_else_was_closed_is_not_taken_for_a_connection(
+    ledger: FakeLedger, tmp_path: Path, closed: list[int]
+) -> None:
+    api, ops = free_ports(2)
+    settings = {"LEDGER__BASE_URL": ledger.url, "SERVER__PORT": str(api), "OPS__PORT": str(ops)}
+    closing = f"import os, sys; [os.close(number) for number in {closed}]"
+    program = f"{closing}; os.execv(sys.executable, [sys.executable, *{ARGUMENTS}, 'serve'])"
+    environ = {**ENOUGH, **settings, "SERVER__DRAIN_S": "0"}
+    async with python("-c", program, cwd=tmp_path, **environ) as running:
+        await running.line('"started"')
+        running.send(signal.SIGTERM)
+        status, out, _ = await running.ended()
+    assert status == 0
+    assert '"stopped"' in out
+
+
 def unreserved(folder: Path) -> list[str]:
     """The files that hold less room on the disk than they say that they are long."""
     files = {file.name: file.stat() for file in folder.iterdir()}
