@@ -140,7 +140,7 @@ def _supervise(config: Config, count: int) -> int:
         try:
             metrics.reserve(os.getpid())
             server.work(config, common)
-        except OSError as error:
+        except (OSError, ValueError) as error:
             print(error, file=sys.stderr)
             return 1
         return 0

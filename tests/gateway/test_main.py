@@ -463,6 +463,17 @@ async def test_serve_says_that_its_port_is_in_use(tmp_path: Path, workers: list[
     assert "Traceback" not in err
 
 
+@pytest.mark.parametrize("workers", [[], ["--workers", "2"]])
+async def test_serve_says_that_it_cannot_listen_on_its_host(
+    tmp_path: Path, workers: list[str]
+) -> None:
+    environ = {**ENOUGH, "SERVER__HOST": "a..b"}
+    status, _, err = await result("serve", *workers, cwd=tmp_path, **environ)
+    assert status == 1
+    assert "label" in err
+    assert "Traceback" not in err
+
+
 async def test_serve_names_what_is_missing(tmp_path: Path) -> None:
     status, out, err = await result("serve", cwd=tmp_path)
     assert (status, out) == (1, "")
