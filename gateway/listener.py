@@ -32,12 +32,14 @@ async def close(listener: asyncio.Server, factory: Factory) -> None:
     is closed. So new handshakes are turned away first: a caller tries again after a second, and
     meets whoever else listens on the port. Then the queue is emptied.
     """
-    # The same sockets under other numbers: they outlive the listener.
-    queues = [socket.socket(fileno=os.dup(one.fileno())) for one in listener.sockets]
-    for queue in queues:
-        # Without the filter a caller or two may be lost; that is no reason not to close.
+    queues: list[socket.socket] = []
+    for one in listener.sockets:
+        # Without a file descriptor left, or without the filter, a caller or two may be lost; that
+        # is no reason not to close.
         with contextlib.suppress(OSError):
-            _turn_away(queue)
+            # The same socket under another number: it outlives the listener.
+            queues.append(socket.socket(fileno=os.dup(one.fileno())))
+            _turn_away(queues[-1])
     await asyncio.sleep(_HANDSHAKE_S)
     listener.close()
     for queue in queues:

@@ -1,7 +1,9 @@
 """Callers who are slow, silent, too many, or do not speak HTTP, over raw sockets."""
 
 import asyncio
+import errno
 import json
+import os
 import re
 import socket
 import time
@@ -1169,6 +1171,20 @@ async def test_callers_in_the_queue_of_a_closing_listener_are_taken_out_of_it(
     for one in queued:
         with one:
             assert await asyncio.to_thread(one.recv, 5) == b"hello"
+    with pytest.raises(ConnectionRefusedError):
+        socket.create_connection(address, PATIENCE_S)
+
+
+async def test_a_listener_closes_when_there_are_no_file_descriptors_left(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def none_left(_number: int) -> int:
+        raise OSError(errno.EMFILE, "Too many open files")
+
+    server = await asyncio.get_running_loop().create_server(Greeter, "127.0.0.1", 0)
+    address = server.sockets[0].getsockname()
+    monkeypatch.setattr(os, "dup", none_left)
+    await listener.close(server, Greeter)
     with pytest.raises(ConnectionRefusedError):
         socket.create_connection(address, PATIENCE_S)
 
