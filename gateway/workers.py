@@ -15,7 +15,9 @@ import structlog
 # A worker that dies younger than this will not live longer the next time.
 _INFANCY_S = 2.0
 _STOPS = (signal.SIGTERM, signal.SIGINT)
-_AWAITED = (*_STOPS, signal.SIGCHLD)
+_AWAITED = (*_STOPS, signal.SIGCHLD, signal.SIGALRM)
+# When there was no room for a worker, it is tried again after so many seconds.
+_RETRY_S = 1
 
 
 class Workers:
@@ -45,13 +47,23 @@ class Workers:
         for _ in range(self._count):
             self._fork()
         status = 0
-        while self._born:
+        while self._born or not self._stopping:
             number = signal.sigwait(_AWAITED)
             if number in _STOPS:
                 self._stop(number)
             for process, code in self._dead():
                 status = max(status, self._buried(process, code))
+            self._replace()
         return status
+
+    def _replace(self) -> None:
+        while len(self._born) < self._count and not self._stopping:
+            try:
+                self._fork()
+            except OSError as error:
+                structlog.get_logger().error("worker not started", error=type(error).__name__)
+                signal.alarm(_RETRY_S)
+                return
 
     def _fork(self) -> None:
         process = os.fork()
@@ -86,7 +98,7 @@ class Workers:
                 yield process, os.waitstatus_to_exitcode(code)
 
     def _buried(self, process: int, code: int) -> int:
-        """Replaces a dead worker; gives up if it died in infancy."""
+        """What a dead worker leaves behind; nobody is replaced if it died in infancy."""
         born = self._born.pop(process)
         self._bury(process)
         if self._stopping:
@@ -96,7 +108,6 @@ class Workers:
         if time.monotonic() - born < _INFANCY_S:
             self._stop(signal.SIGTERM)
             return 1
-        self._fork()
         return 0
 
     def _stop(self, number: int) -> None:

@@ -94,6 +94,34 @@ async def test_a_worker_that_dies_is_replaced(tmp_path: Path) -> None:
     assert not any(is_alive(worker) for worker in first + second)
 
 
+@pytest.mark.parametrize("count", [1, 2])
+async def test_a_worker_that_there_is_no_room_for_is_replaced_later(
+    tmp_path: Path, count: int
+) -> None:
+    work = f"""
+workers._INFANCY_S = 0.0
+forks, fork = [], os.fork
+
+def fork_with_little_room():
+    forks.append(None)
+    if len(forks) == {count} + 1:
+        raise BlockingIOError("no room for another process")
+    return fork()
+
+os.fork = fork_with_little_room
+{SERVES}"""
+    async with supervising(tmp_path, work, count) as running:
+        first = await started(running, count)
+        os.kill(first[0], signal.SIGKILL)
+        await running.line("worker not started")
+        second = await started(running, 1)
+        assert all(is_alive(worker) for worker in first[1:] + second)
+        running.send(signal.SIGTERM)
+        status, out, err = await running.ended()
+    assert (status, err) == (0, "")
+    assert out.endswith("over 0 supervisor\n")
+
+
 @pytest.mark.parametrize(
     "death",
     ["return 0", "return 1", "raise KeyError", "sys.exit(0)", "os.kill(os.getpid(), 9)"],
