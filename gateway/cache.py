@@ -106,7 +106,7 @@ class CachedLedger:
     def age_if_fresh(self, kept: Kept) -> float | None:
         """The age of an entry that may be used at this moment, whatever is known of the caller."""
         age = self._now() - kept.at
-        fresh = age < self._lifetime(kept).fresh_s
+        fresh = kept.latest and age < self._lifetime(kept).fresh_s
         return age if fresh and self._generations.of(kept.tag) == kept.generation else None
 
     def count(self, outcome: Outcome) -> None:
@@ -229,9 +229,15 @@ class CachedLedger:
         at, lifetime = begun - reply.age, shared(lifetime)
         making = one_at_a_time(len(reply.body))
         kept = Kept(reading, fetch.tag, fetch.generation, at, lifetime, size, Room(room), making)
-        path, query = fetch.key
-        self._entries[path, shared(query)] = kept
+        self._store(fetch.key, kept)
         return reading, kept
+
+    def _store(self, key: Key, kept: Kept) -> None:
+        replaced = self._entry(key)
+        if replaced is not None:
+            replaced.latest = False
+        path, query = key
+        self._entries[path, shared(query)] = kept
 
 
 class _Fetch(msgspec.Struct, frozen=True):

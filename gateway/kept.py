@@ -46,7 +46,8 @@ class Kept:
 
     `size` is what it takes to keep it, in bytes. There is `room` in it for `views`, the
     representations made of it, by what tells them apart, and for their codings. Those that take a
-    while are made one at a time, under `making`.
+    while are made one at a time, under `making`. It is the `latest` until a later reading takes its
+    place, however long somebody still makes an answer of it.
     """
 
     reading: Reading[Any]
@@ -58,6 +59,7 @@ class Kept:
     room: Room
     making: asyncio.Lock | None = None
     views: dict[Any, Representation] = field(default_factory=dict)
+    latest: bool = True
 
     async def view(
         self, name: Any, make: Callable[[], Awaitable[Representation]]

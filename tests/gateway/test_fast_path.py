@@ -454,6 +454,21 @@ async def test_what_the_cache_lets_go_is_not_held_by_a_shortcut(
     assert len(ledger.calls) == 2
 
 
+async def test_an_answer_that_a_later_one_has_replaced_is_not_given_again(
+    client: Client, ledger: FakeLedger
+) -> None:
+    async with connected(client) as one:
+        await learned(one, head())
+        (shortcut,) = client.gateway.api[FAST_PATH]._by_request.values()
+        # As somebody holds it who is having it packed.
+        held = shortcut.kept(), shortcut.sent()
+        ledger.rows("/ledger/alice", ROW % (99, "alice"))
+        await one.get(head(Cache_Control="no-cache"))
+        assert b'"id":"99"' in await one.get(head())
+    assert None not in held
+    assert len(ledger.calls) == 2
+
+
 async def test_a_gateway_that_drains_sends_callers_away_on_the_fast_path_too(
     client: Client,
 ) -> None:
