@@ -146,8 +146,9 @@ def _reply(response: Response, is_write: bool, elapsed: float) -> LedgerReply:
     )
 
 
-def _age(text: str) -> float:
-    # RFC 9111 section 1.2.2 has what is larger taken for this.
+def _age(said: str) -> float:
+    # RFC 9111 section 5.1 has the first of a list taken, section 1.2.2 this for what is larger.
+    text = said.partition(",")[0].strip()
     return min(float(text), 2.0**31) if text.isascii() and text.isdigit() else 0.0
 
 
