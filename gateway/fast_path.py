@@ -11,6 +11,8 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
+from itertools import chain
+from sys import getsizeof
 from typing import Any
 
 from aiohttp import web
@@ -66,7 +68,7 @@ class FastPath:
         self._metrics = metrics
         self._now = now
         self._by_request: Shortcuts[Key] = Shortcuts(_size)
-        self._by_head: Shortcuts[bytes] = Shortcuts(len)
+        self._by_head: Shortcuts[bytes] = Shortcuts(getsizeof)
         self._ids = _new_ids()
 
     def by_head(self, data: bytes) -> bytes | None:
@@ -113,7 +115,7 @@ class FastPath:
         if trace.sent not in kept.views.values() or trace.principal is None:
             return
         key, _ = _key(message)
-        if _size(key) > _MAX_HEAD:
+        if _length(key) > _MAX_HEAD:
             return
         self._by_request.remember(key, Shortcut(trace, response, self._metrics))
 
@@ -202,6 +204,12 @@ def _plain(request: web.Request) -> bool:
     return not is_last(request) and not {"Cache-Control", "Expect"} & request.headers.keys()
 
 
-def _size(key: Key) -> int:
+def _length(key: Key) -> int:
     target, headers = key
     return len(target) + sum(len(name) + len(value) for name, value in headers)
+
+
+def _size(key: Key) -> int:
+    """What it takes to keep it, in bytes: of short headers that is many times their length."""
+    headers = key[1]
+    return sum(map(getsizeof, (key, *key, *headers, *chain.from_iterable(headers))))

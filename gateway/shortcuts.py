@@ -13,9 +13,9 @@ from gateway.exchange import Trace
 from gateway.kept import cache_status_of_hit
 from gateway.metrics import Metrics
 
-# How many are remembered, and how many bytes of what they are known by, whoever sends it.
+# How many are remembered, and how many bytes what they are known by takes, whoever sends it.
 _MAX_SHORTCUTS = 10_000
-_MAX_BYTES = 8 << 20
+_MAX_BYTES = 16 << 20
 # Stands for the request id, and is in no header.
 _ID = "\0"
 
@@ -74,8 +74,8 @@ class Shortcut:
 
 
 class Shortcuts(dict[K, Shortcut]):
-    """Shortcuts by what they are known by, which has so many bytes. In bounded memory: the one that
-    was learned first goes first.
+    """Shortcuts by what they are known by, which takes so many bytes. In bounded memory: the one
+    that was learned first goes first.
     """
 
     def __init__(self, size: Callable[[K], int]) -> None:

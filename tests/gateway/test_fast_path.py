@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from math import floor
 from pathlib import Path
+from sys import getsizeof
 from typing import Any
 
 import pytest
@@ -650,10 +651,30 @@ async def test_what_shortcuts_are_known_by_takes_never_more_than_so_much_memory(
         for number in [*range(20), 18, 19, 19]:
             await learned(one, head(X_Odd=f"{number:02}" + "x" * 2000))
             heads, requests = list(known._by_head), list(known._by_request)
-            assert sum(map(len, heads)) == known._by_head._bytes <= 10_000
-            assert sum(map(fast_path._size, requests)) == known._by_request._bytes <= 10_000
+            assert sum(map(getsizeof, heads)) == known._by_head._bytes <= 10_000
+            assert sum(map(taken, requests)) == known._by_request._bytes <= 10_000
     assert b"19xx" in heads[-1]
     assert 1 < len(requests) < 20
+
+
+async def test_many_short_headers_count_for_what_it_takes_to_keep_them(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(shortcuts, "_MAX_BYTES", 100_000)
+    short = {f"x-{number}": "ab" for number in range(100)}
+    known = client.gateway.api[FAST_PATH]
+    async with connected(client) as one:
+        for number in range(20):
+            await learned(one, head(headers=ALICE | short, X_Odd=str(number)))
+    assert 1 < len(known._by_request) < 20
+    assert sum(map(taken, known._by_request)) <= 100_000
+
+
+def taken(request: fast_path.Key) -> int:
+    """What it takes in memory, in bytes."""
+    target, headers = request
+    pairs = sum(getsizeof(pair) + sum(map(getsizeof, pair)) for pair in headers)
+    return getsizeof(request) + getsizeof(target) + getsizeof(headers) + pairs
 
 
 async def test_a_long_head_is_answered_and_not_remembered(client: Client) -> None:
