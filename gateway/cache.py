@@ -132,7 +132,7 @@ class CachedLedger:
             if use is Use.REVALIDATED:
                 self._joined(fetch)
             return self._found(kept, Outcome.HIT)
-        forwarded = self._reason(kept, wish)
+        forwarded = self._reason(kept)
         try:
             # The flight has no name here: it holds its error, and that this frame.
             reading, stored = await asyncio.shield(self._flight(fetch, wish))
@@ -170,11 +170,11 @@ class CachedLedger:
         trusted_s = min(kept.lifetime.fresh_s, self._coherence.trust_s)
         return replace(kept.lifetime, fresh_s=trusted_s, revalidate_s=0.0)
 
-    def _reason(self, kept: Kept | None, wish: Wishes) -> str:
+    def _reason(self, kept: Kept | None) -> str:
         """Why the ledger is asked (RFC 9211 section 2.2)."""
-        if wish.no_cache or wish.no_store or self._use(kept, NO_WISHES) is Use.FRESH:
-            return "request"
-        return "uri-miss" if kept is None else "stale"
+        if kept is None:
+            return "uri-miss"
+        return "request" if self._use(kept, NO_WISHES) is Use.FRESH else "stale"
 
     def _tides_over(self, kept: Kept, wish: Wishes) -> bool:
         """Whether an old entry may be used because the ledger has failed."""

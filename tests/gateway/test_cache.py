@@ -908,7 +908,11 @@ async def test_nobody_joins_the_call_of_who_wishes_nothing_stored(world: World) 
         (2.0, Wishes(max_age=1.0), "request"),
         (TTL + 6, NO_WISHES, "stale"),
         (TTL + 6, Wishes(max_age=1.0), "stale"),
+        (TTL + 6, Wishes(no_cache=True), "stale"),
         (TTL + 60, NO_WISHES, "uri-miss"),
+        # It is the caller's wish only where something could have been used without it.
+        (TTL + 60, Wishes(no_cache=True), "uri-miss"),
+        (TTL + 60, Wishes(no_store=True), "uri-miss"),
     ],
 )
 async def test_why_the_ledger_was_asked_is_known(

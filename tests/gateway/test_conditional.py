@@ -301,7 +301,7 @@ async def test_an_answer_that_was_not_kept_is_as_old_as_the_ledger_says(
     known = {"7": 7, "9" * 400: 2**31, "7, 9": 7, "7,x": 7, " 7 , ": 7}.get(said)
     for _ in range(2):
         answer = await get(client, Cache_Control="no-store")
-        assert (answer.status, how(answer), age(answer)) == (200, "fwd=request", known)
+        assert (answer.status, how(answer), age(answer)) == (200, "fwd=uri-miss", known)
     whole = await get(client, Cache_Control="no-store")
     answer = await get(client, If_None_Match=whole.headers["ETag"], Cache_Control="no-store")
     assert (answer.status, age(answer)) == (304, known)
@@ -368,7 +368,7 @@ async def test_no_store_has_the_ledger_asked_and_the_answer_not_kept(
     client: Client, ledger: FakeLedger
 ) -> None:
     first = await get(client, Cache_Control="no-store")
-    assert how(first) == "fwd=request"
+    assert how(first) == "fwd=uri-miss"
     assert how(await get(client)) == "fwd=uri-miss; stored"
     ledger.rows("/ledger/alice", row(7))
     third = await get(client, Cache_Control="no-store")
