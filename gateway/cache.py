@@ -252,9 +252,9 @@ class _Fetch(msgspec.Struct, frozen=True):
 
     @property
     def key_size(self) -> int:
-        """What the texts of the key take, in bytes."""
-        texts = (self.call.path, *chain.from_iterable(self.call.query))
-        return sum(map(sys.getsizeof, texts))
+        """What the path and the query of the key take, in bytes."""
+        path, query = self.key
+        return sum(map(sys.getsizeof, (path, query, *query, *chain.from_iterable(query))))
 
     @property
     def name(self) -> tuple[Key, int]:

@@ -197,6 +197,22 @@ async def test_a_long_query_counts_as_much_as_a_body() -> None:
     assert 5 <= world.cached.statistics()["entries"] <= 12
 
 
+async def test_many_filters_count_for_what_it_takes_to_keep_them() -> None:
+    world = build(max_bytes=1 << 30)
+    tracemalloc.start()
+    try:
+        for number in range(200):
+            query = [(f"metadata.{number:05}{key:02}", f"{number:06}{key}") for key in range(32)]
+            await world.read(b"[]", call=other(f"/{number}", *query))
+            world.client.calls.clear()
+            world.client.replies.clear()
+        gc.collect()
+        taken, _ = tracemalloc.get_traced_memory()
+    finally:
+        tracemalloc.stop()
+    assert taken <= world.cached.statistics()["bytes"]
+
+
 def list_of(users: int, more: str) -> bytes:
     """A reply with a row for each of so many users."""
     rows = ",".join(f'{{"username":"user-{number}"{more}}}' for number in range(users))
