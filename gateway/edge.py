@@ -92,6 +92,8 @@ async def _represented(
     coding, body = await representation.chosen(request.headers.getall("Accept-Encoding", []))
     headers["ETag"] = representation.tag(coding)
     if matches(headers["ETag"], request.headers.getall("If-None-Match", [])):
+        # Of what is not sent only what tells it apart is said (RFC 9110 section 15.4.5).
+        del headers["Content-Type"]
         return WholeResponse(304, headers, b"")
     if coding != "identity":
         headers["Content-Encoding"] = coding
