@@ -137,11 +137,12 @@ class CachedLedger:
             # The flight has no name here: it holds its error, and that this frame.
             reading, stored = await asyncio.shield(self._flight(fetch, wish))
         except GatewayError:
-            if kept is None or not self._tides_over(kept, wish):
+            found = self._instead(fetch.key, kept, wish)
+            if found is None:
                 raise
-            return self._found(kept, Outcome.STALE)
-        if reading.reply.status == 503 and kept is not None and self._tides_over(kept, wish):
-            return self._found(kept, Outcome.STALE)
+            return found
+        if reading.reply.status == 503 and (found := self._instead(fetch.key, kept, wish)):
+            return found
         age = reading.reply.age
         return Found(reading, Outcome.MISS, age, kept=stored, forwarded=forwarded)
 
@@ -175,6 +176,14 @@ class CachedLedger:
         if kept is None:
             return "uri-miss"
         return "request" if self._use(kept, NO_WISHES) is Use.FRESH else "stale"
+
+    def _instead(self, key: Key, kept: Kept | None, wish: Wishes) -> Found[Any] | None:
+        """What is given because the ledger has failed: the latest, which may have come since."""
+        kept = self._entry(key) or kept
+        if kept is None or not self._tides_over(kept, wish):
+            return None
+        fresh = self._use(kept, wish) is Use.FRESH
+        return self._found(kept, Outcome.HIT if fresh else Outcome.STALE)
 
     def _tides_over(self, kept: Kept, wish: Wishes) -> bool:
         """Whether an old entry may be used because the ledger has failed."""

@@ -873,6 +873,23 @@ async def test_an_old_reply_that_grows_too_old_during_the_call_is_not_given(worl
         await read
 
 
+@pytest.mark.parametrize("fails", [True, False])
+async def test_a_reply_that_came_during_the_call_tides_over_better_than_an_old_one(
+    world: World, fails: bool
+) -> None:
+    await filled(world)
+    world.now = TTL + 6
+    early = await begin(world)
+    fresh = await begin(world, Wishes(no_cache=True))
+    world.client.answer(2, b"new")
+    await fresh
+    if fails:
+        world.client.fail(1, LedgerTimeout("late"))
+    else:
+        world.client.answer(1, status=503)
+    assert (await got(early), (await early).outcome) == (b"new", Outcome.HIT)
+
+
 async def test_an_old_reply_that_a_write_has_overtaken_during_the_call_is_not_given(
     world: World,
 ) -> None:
