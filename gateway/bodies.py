@@ -1,11 +1,16 @@
-"""What comes with a write: its media type, its JSON document, its idempotency key."""
+"""What comes with a write: its conditions, media type, JSON document and idempotency key."""
 
 import re
 
 from multidict import CIMultiDictProxy
 
 from gateway.endpoints import Endpoint
-from gateway.errors import InvalidIdempotencyKey, MalformedBody, UnsupportedMediaType
+from gateway.errors import (
+    InvalidIdempotencyKey,
+    InvalidRequest,
+    MalformedBody,
+    UnsupportedMediaType,
+)
 from gateway.exchange import Ask
 from schemas import strict_json
 from schemas.fields import IDEMPOTENCY_KEY
@@ -14,6 +19,15 @@ from schemas.violations import Violations
 _MEDIA_TYPE = re.compile(
     r'application/json[ \t]*(;[ \t]*charset="?utf-?8"?[ \t]*)?;?', re.IGNORECASE
 )
+_CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+
+
+def check_unconditional(headers: CIMultiDictProxy[str]) -> None:
+    """Refuses a write that is to be carried out on a condition (RFC 9110 section 13): the tags are
+    the gateway's, and only the ledger could compare and write in one step. Raises `InvalidRequest`.
+    """
+    if any(name in headers for name in _CONDITIONS):
+        raise InvalidRequest("A write cannot depend on a condition here; nothing was changed.")
 
 
 async def checked_body(endpoint: Endpoint, ask: Ask) -> bytes | None:

@@ -13,7 +13,7 @@ import msgspec
 from gateway import rows, views
 from gateway.authn import Authenticator
 from gateway.authz import Access, Principal, View, may, own_name, view_of
-from gateway.bodies import checked_body, idempotency_key
+from gateway.bodies import check_unconditional, checked_body, idempotency_key
 from gateway.cache import CachedLedger
 from gateway.calls import LedgerCall, outcome_unknown
 from gateway.cursors import START, CursorSigner, Position
@@ -104,6 +104,7 @@ class Walk:
     async def _write(self, visit: Visit) -> Answer:
         endpoint, ask = visit.endpoint, visit.ask
         understood(no_query, ask.raw_query)
+        check_unconditional(ask.headers)
         key = idempotency_key(ask.headers, required=endpoint.idempotency_key_required)
         body = await checked_body(endpoint, ask)
         call = msgspec.structs.replace(_call(visit, ()), idempotency_key=key, body=body)

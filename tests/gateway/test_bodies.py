@@ -163,6 +163,24 @@ async def test_a_compressed_body_is_refused_unread(
     assert ledger.calls == []
 
 
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        *(("If-Match", '"one"'), ("If-Match", "*"), ("If-None-Match", "*")),
+        ("If-Unmodified-Since", "Sat, 21 Nov 2026 18:00:00 GMT"),
+    ],
+)
+@pytest.mark.parametrize(("method", "path"), ROUTES, ids=ROUTE_IDS)
+async def test_a_write_on_a_condition_is_refused_and_not_sent(
+    client: Client, ledger: FakeLedger, method: str, path: str, name: str, value: str
+) -> None:
+    headers = WRITE | {name: value}
+    answer = await client.request(method, path, headers=headers, json=ROUTES[method, path])
+    assert answer.status == 400
+    assert "condition" in await answer.text()
+    assert ledger.calls == []
+
+
 # The document.
 
 GOOD = json.dumps(ACTION | NEW_RATE).encode()[:-1]
