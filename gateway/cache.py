@@ -63,7 +63,7 @@ class CachedLedger:
         self._generations = generations
         self._now = now
         self._coherence = coherence
-        self._entries: cachetools.TLRUCache[Key, Kept] = cachetools.TLRUCache(
+        self._entries = _Entries(
             maxsize=settings.max_bytes if settings.enabled else 0,
             ttu=lambda _key, kept, at: at + kept.lifetime.kept_s,
             timer=now,
@@ -247,6 +247,13 @@ class CachedLedger:
             replaced.latest = False
         path, query = key
         self._entries[path, shared(query)] = kept
+
+
+class _Entries(cachetools.TLRUCache[Key, Kept]):
+    def popitem(self) -> tuple[Key, Kept]:
+        key, kept = super().popitem()
+        kept.latest = False
+        return key, kept
 
 
 class _Fetch(msgspec.Struct, frozen=True):

@@ -46,8 +46,8 @@ class Kept:
 
     `size` is what it takes to keep it, in bytes. There is `room` in it for `views`, the
     representations made of it, by what tells them apart, and for their codings. Those that take a
-    while are made one at a time, under `making`. It is the `latest` until a later reading takes its
-    place, however long somebody still makes an answer of it.
+    while are made one at a time, under `making`. It is the `latest` until it has to make room or a
+    later reading takes its place, however long somebody still makes an answer of it.
     """
 
     reading: Reading[Any]

@@ -455,14 +455,17 @@ async def test_what_the_cache_lets_go_is_not_held_by_a_shortcut(
     assert len(ledger.calls) == 2
 
 
+@pytest.mark.parametrize("let_go", [False, True])
 async def test_an_answer_that_a_later_one_has_replaced_is_not_given_again(
-    client: Client, ledger: FakeLedger
+    client: Client, ledger: FakeLedger, let_go: bool
 ) -> None:
     async with connected(client) as one:
         await learned(one, head())
         (shortcut,) = client.gateway.api[FAST_PATH]._by_request.values()
         # As somebody holds it who is having it packed.
         held = shortcut.kept(), shortcut.sent()
+        if let_go:
+            client.gateway.api[FAST_PATH]._ledger._entries.popitem()
         ledger.rows("/ledger/alice", ROW % (99, "alice"))
         await one.get(head(Cache_Control="no-cache"))
         assert b'"id":"99"' in await one.get(head())
