@@ -19,12 +19,13 @@ from schemas.violations import Violations
 _MEDIA_TYPE = re.compile(
     r'application/json[ \t]*(;[ \t]*charset="?utf-?8"?[ \t]*)?;?', re.IGNORECASE
 )
-_CONDITIONS = ("If-Match", "If-None-Match", "If-Unmodified-Since")
+_CONDITIONS = ("If-Match", "If-Unmodified-Since")
 
 
 def check_unconditional(headers: CIMultiDictProxy[str]) -> None:
-    """Refuses a write that is to be carried out on a condition (RFC 9110 section 13): the tags are
-    the gateway's, and only the ledger could compare and write in one step. Raises `InvalidRequest`.
+    """Refuses a write that must not meet a change it does not know of (RFC 9110 section 13): the
+    tags are the gateway's, and only the ledger could compare and write in one step. Raises
+    `InvalidRequest`.
     """
     if any(name in headers for name in _CONDITIONS):
         raise InvalidRequest("A write cannot depend on a condition here; nothing was changed.")

@@ -230,7 +230,7 @@ async def test_a_stream_has_no_tag(client: Client, ledger: FakeLedger, target: s
         assert "ETag" not in answer.headers
 
 
-async def test_a_write_is_not_conditional(client: Client, ledger: FakeLedger) -> None:
+async def test_a_write_has_no_tag_and_looks_at_none(client: Client, ledger: FakeLedger) -> None:
     answer = await client.post("/ledger", headers=WRITE | {"If-None-Match": "*"}, data=DEPOSIT)
     assert answer.status == 201
     assert "ETag" not in answer.headers
