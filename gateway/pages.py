@@ -12,9 +12,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterat
 from dataclasses import dataclass
 from itertools import islice
 
+from gateway.batches import Rows
 from gateway.cursors import Position
 from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
-from gateway.rows import Rows, identity
+from gateway.rows import identity
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,7 +8,7 @@ so nothing within a row can pass for it. The same goes for groups.
 
 import re
 from collections.abc import Callable, Iterator
-from typing import NamedTuple, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 import msgspec
 
@@ -34,20 +34,27 @@ _ROWS = _Kind(b"[", b"]", re.compile(rb"\}[ \t\r\n]*+(,)[ \t\r\n]*+\{"))
 _GROUPS = _Kind(b"{", b"}", re.compile(rb'\][ \t\r\n]*+(,)[ \t\r\n]*+"'))
 
 
+class Piece(NamedTuple, Generic[T]):
+    """What a part was read as, and the part, which stands where it came and has no brackets."""
+
+    value: T
+    part: memoryview
+
+
 class Uncut(ValueError):
     """The text cannot be cut; read as a whole it may still be what it should be."""
 
 
-def pieces(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
-    """Arrays that together hold the rows of a list, bare or enveloped, each as it was read.
+def pieces(text: bytes, read: Callable[[bytes], T]) -> Iterator[Piece[T]]:
+    """Parts that together hold the rows of a list, bare or enveloped; each is read as an array.
 
     `read` raises what msgspec's decoders do for what is no array. Raises `Uncut`, also in the end.
     """
     return _cut(text, _bounds(text), read, _ROWS)
 
 
-def pieces_of_groups(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
-    """The same of an object of arrays: objects that together hold its members."""
+def pieces_of_groups(text: bytes, read: Callable[[bytes], T]) -> Iterator[Piece[T]]:
+    """The same of an object of arrays: each part of it is read as an object."""
     if not text.startswith(b"{"):
         raise Uncut("not an object")
     return _cut(text, (1, _closed(text, len(text), b"}")), read, _GROUPS)
@@ -55,24 +62,24 @@ def pieces_of_groups(text: bytes, read: Callable[[bytes], T]) -> Iterator[T]:
 
 def _cut(
     text: bytes, bounds: tuple[int, int], read: Callable[[bytes], T], kind: _Kind
-) -> Iterator[T]:
+) -> Iterator[Piece[T]]:
     start, end = bounds
     cut = start - 1
     while cut != end:
-        piece, cut = _piece(text, cut + 1, end, read, kind)
+        piece = _piece(text, cut + 1, end, read, kind)
+        cut += 1 + len(piece.part)
         yield piece
 
 
-def _piece(
-    text: bytes, start: int, end: int, read: Callable[[bytes], T], kind: _Kind
-) -> tuple[T, int]:
-    """The next piece, and where it ends: at a comma, or at the end of all."""
+def _piece(text: bytes, start: int, end: int, read: Callable[[bytes], T], kind: _Kind) -> Piece[T]:
+    """The next piece: it ends at a comma, or at the end of all."""
     size = PIECE
     while True:
         found = kind.between.search(text, start + size, end)
         cut = found.start(1) if found is not None else end
+        part = memoryview(text)[start:cut]
         try:
-            return read(b"".join((kind.opening, memoryview(text)[start:cut], kind.closing))), cut
+            return Piece(read(b"".join((kind.opening, part, kind.closing))), part)
         except (msgspec.DecodeError, RecursionError) as error:
             if cut == end:
                 raise Uncut("it cannot be read") from error

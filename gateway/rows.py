@@ -7,19 +7,18 @@ body that a strict reader refuses is passed on.
 """
 
 import asyncio
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable
 from typing import TypeVar
 
 import msgspec
 
-from gateway.authz import View
-from gateway.batches import Batch
+from gateway.batches import Batch, RowIndex
 from gateway.members import each_without, values
-from gateway.pieces import PIECE, Uncut, pieces, pieces_of_groups
+from gateway.pieces import PIECE, Piece, Uncut, pieces, pieces_of_groups
 from gateway.strictness import has_long_number, is_utf8
 
-# So many rows, if they are short, and groups of them are handled at a time.
-_AT_ONCE, _GROUPS = 4096, 200
+# So many groups of rows are handled at a time.
+_GROUPS = 200
 
 T = TypeVar("T")
 
@@ -28,54 +27,6 @@ _ABSENT = msgspec.Raw()
 
 class UnreadableBody(ValueError):
     """The body is not the rows, object or array it should be."""
-
-
-class Rows:
-    """The rows of a reply that a view may see, in their order. They are counted, and cut out batch
-    by batch, each time that they are asked for.
-    """
-
-    __slots__ = ("_batches", "_view")
-
-    def __init__(self, batches: tuple[Batch, ...], view: View) -> None:
-        self._batches = batches
-        self._view = view
-
-    def __len__(self) -> int:
-        return sum([batch.count(self._view) for batch in self._batches])
-
-    def __iter__(self) -> Iterator[bytes]:
-        for batch in self.batches():
-            yield from batch
-
-    def batches(self) -> Iterator[list[bytes]]:
-        """So many of a list at a time as can be cut out in a moment."""
-        for batch in self._batches:
-            found = batch.rows(self._view)
-            parts = max(len(batch.array) // PIECE, len(found) // _AT_ONCE, 1)
-            step = -(-len(found) // parts) or 1
-            yield from (found[at : at + step] for at in range(0, max(len(found), 1), step))
-
-
-_EVERYTHING = View(owner=None, hidden=frozenset(), ambiguous=True)
-
-
-class RowIndex(msgspec.Struct, frozen=True, gc=False):
-    """The rows of a reply."""
-
-    batches: tuple[Batch, ...] = ()
-
-    def __len__(self) -> int:
-        return sum([len(batch.owners) for batch in self.batches])
-
-    @property
-    def rows(self) -> Rows:
-        """All of them."""
-        return Rows(self.batches, _EVERYTHING)
-
-    def seen(self, view: View) -> Rows:
-        """Those that a view may see."""
-        return Rows(self.batches, view)
 
 
 class _Said:
@@ -133,7 +84,7 @@ async def read_rows(body: bytes) -> RowIndex:
     Others get their turn in between, however many rows there are.
     """
     try:
-        return RowIndex(tuple(await _in_turns(body, _batch)))
+        return await _index(body)
     except Uncut:
         # Not in the usual envelope: it may still hold an array.
         array = _payload(body, bare=b"[")
@@ -142,12 +93,19 @@ async def read_rows(body: bytes) -> RowIndex:
 
 async def _rows_of(array: bytes) -> RowIndex:
     try:
-        return RowIndex(tuple(await _in_turns(array, _batch)))
+        return await _index(array)
     except Uncut as error:
         raise UnreadableBody("not a list of rows") from error
 
 
-async def _in_turns(text: bytes, read: Callable[[bytes], T]) -> list[T]:
+async def _index(text: bytes) -> RowIndex:
+    """The rows in their places where the text is long; of a short one no more is kept than they."""
+    place = bytes if len(text) <= PIECE else memoryview
+    found = await _in_turns(text, _owners)
+    return RowIndex(tuple([Batch(place(part), owners) for owners, part in found]))
+
+
+async def _in_turns(text: bytes, read: Callable[[bytes], T]) -> list[Piece[T]]:
     found = []
     for piece in pieces(text, read):
         found.append(piece)
@@ -164,7 +122,7 @@ async def read_groups(body: bytes) -> list[tuple[bytes, RowIndex]]:
     groups = []
     try:
         for found in pieces_of_groups(_payload(body), lambda text: list(values(text))):
-            for key, array in found:
+            for key, array in found.value:
                 if not array.startswith(b"["):
                     raise UnreadableBody("not an object of arrays")
                 groups.append((key, await _rows_of(array)))
@@ -184,7 +142,7 @@ def read_row(body: bytes) -> bytes:
     array = payload if payload.startswith(b"[") else b"[%b]" % payload
     # This decoder stops at a second row, however many follow.
     _decoded(_one.decode, array)
-    _decoded(_batch, array)
+    _decoded(_owners, array)
     return payload
 
 
@@ -242,8 +200,10 @@ def _check_rates(rates: list[_Rate]) -> None:
             raise UnreadableBody("something else in a rate's place")
 
 
-def _batch(array: bytes) -> Batch:
-    """The rows of an array. Raises `UnreadableBody`, and what decoders raise for what is none."""
+def _owners(array: bytes) -> tuple[str | None, ...]:
+    """Whose the rows of an array are. Raises `UnreadableBody`, and what decoders raise for what is
+    none.
+    """
     _check_utf8(array)
     _names.clear()
     try:
@@ -256,7 +216,7 @@ def _batch(array: bytes) -> Batch:
     if owners and owners[0] == owners[-1] and owners.count(owners[0]) == len(owners):
         # One name for all rows, instead of one for each.
         owners = owners[:1] * len(owners)
-    return Batch(array, owners)
+    return owners
 
 
 def _owner(row: bytes) -> str | None:

@@ -9,6 +9,7 @@ from typing import Any
 
 from gateway import rows
 from gateway.authz import View
+from gateway.batches import RowIndex, Rows
 from gateway.endpoints import Endpoint, Reply
 from gateway.pages import Page, in_turns
 
@@ -45,7 +46,7 @@ async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]
     return value, 0
 
 
-async def of_rows(endpoint: Endpoint, seen: rows.Rows | list[bytes], view: View) -> bytes:
+async def of_rows(endpoint: Endpoint, seen: Rows | list[bytes], view: View) -> bytes:
     """The body of an answer that is a list."""
     return _in_brackets(endpoint, await _in_turns(seen, view))
 
@@ -67,7 +68,7 @@ def _enveloped(message: str, data: bytes) -> bytes:
 
 
 async def stream(
-    endpoint: Endpoint, view: View, first: rows.Rows | list[bytes], source: AsyncIterator[Page]
+    endpoint: Endpoint, view: View, first: Rows | list[bytes], source: AsyncIterator[Page]
 ) -> AsyncIterator[bytes]:
     """The envelope around all rows; it is closed only when the last page has come."""
     before, closing = _brackets(endpoint.message)
@@ -83,7 +84,7 @@ async def stream(
 
 
 async def _of_groups(
-    endpoint: Endpoint, groups: list[tuple[bytes, rows.RowIndex]], view: View
+    endpoint: Endpoint, groups: list[tuple[bytes, RowIndex]], view: View
 ) -> tuple[bytes, int]:
     """A group of which nothing may be seen is left out: its currency, too, is somebody else's."""
     kept, dropped = [], 0
@@ -98,12 +99,12 @@ async def _of_groups(
     return _enveloped(endpoint.message, b"{" + b",".join(kept) + b"}"), dropped
 
 
-async def _in_turns(seen: rows.Rows | list[bytes], view: View) -> list[bytes]:
+async def _in_turns(seen: Rows | list[bytes], view: View) -> list[bytes]:
     """The rows, those of a batch as one text."""
     return [text async for text in _texts(seen, view)]
 
 
-async def _texts(seen: rows.Rows | list[bytes], view: View) -> AsyncIterator[bytes]:
+async def _texts(seen: Rows | list[bytes], view: View) -> AsyncIterator[bytes]:
     async for batch in in_turns(seen):
         if view.hidden and sum(map(len, batch)) > _LARGE:
             # A long row is edited in one go.

@@ -13,6 +13,7 @@ import msgspec
 from gateway import rows, views
 from gateway.authn import Authenticator
 from gateway.authz import Access, Principal, View, may, own_name, view_of
+from gateway.batches import RowIndex, Rows
 from gateway.bodies import check_unconditional, checked_body, idempotency_key
 from gateway.cache import CachedLedger
 from gateway.calls import LedgerCall, outcome_unknown
@@ -162,7 +163,7 @@ class Walk:
 
     async def _page(
         self, visit: Visit, query: ListQuery, size: int, cursor: str | None
-    ) -> Found[rows.RowIndex]:
+    ) -> Found[RowIndex]:
         pairs = (*query.filters, ("limit", str(size)), *([("cursor", cursor)] if cursor else []))
         # A long list would push everything else out of the cache: of a stream only the head stays.
         keep = cursor is None or query.limit is not None
@@ -212,7 +213,7 @@ async def _represented(visit: Visit, found: Found[Any]) -> Representation:
 
 async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
     """All visible rows: in chunks, or at once where they are on the last page or on none."""
-    seen: rows.Rows | list[bytes] = []
+    seen: Rows | list[bytes] = []
     async for page in source:
         seen = page.rows
         if seen and page.next_cursor is not None:
@@ -225,7 +226,7 @@ async def _streamed(visit: Visit, source: AsyncIterator[Page]) -> Answer:
     return Answer(200, await represent(body))
 
 
-def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> bool:
+def _suffices(found: Found[RowIndex], limit: int | None, visit: Visit) -> bool:
     """Whether this one reply is all that is asked for: the last page, or just one page."""
     reading = found.reading
     if limit is None:
@@ -238,7 +239,7 @@ def _suffices(found: Found[rows.RowIndex], limit: int | None, visit: Visit) -> b
 
 async def _next_page(
     visit: Visit,
-    read: Callable[[str | None], Awaitable[Found[rows.RowIndex]]],
+    read: Callable[[str | None], Awaitable[Found[RowIndex]]],
     patience: Patience,
     cursor: str,
 ) -> Page:
@@ -249,9 +250,9 @@ async def _next_page(
     return page
 
 
-def _page(visit: Visit, found: Found[rows.RowIndex], cursor: str | None) -> Page:
+def _page(visit: Visit, found: Found[RowIndex], cursor: str | None) -> Page:
     """The part of a page that may be seen; what may not is counted."""
-    index = found.reading.value or rows.RowIndex()
+    index = found.reading.value or RowIndex()
     seen = index.seen(visit.view)
     visit.ask.trace.rows_dropped += len(index) - len(seen)
     return Page(cursor, seen, found.reading.reply.next_cursor)

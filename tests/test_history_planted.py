@@ -15,6 +15,8 @@ import structlog
 
 from gateway import cache, ledger, upstream
 from gateway.app import create_app, shared
+from gateway.authz import View
+from gateway.batches import RowIndex, Rows
 from gateway.calls import LedgerCall, LedgerReply
 from gateway.errors import GatewayError, LedgerUnreachable
 from gateway.pages import Page, ReadPage
@@ -151,7 +153,8 @@ def tells_of_writes_too_early(patch: pytest.MonkeyPatch) -> None:
 
 def shows_all_rows(patch: pytest.MonkeyPatch) -> None:
     """A user sees everybody's rows of an order."""
-    patch.setattr("gateway.rows.RowIndex.seen", lambda index, _view: index.rows)
+    everything = View(owner=None, hidden=frozenset(), ambiguous=True)
+    patch.setattr(RowIndex, "seen", lambda index, _view: Rows(index.batches, everything))
 
 
 def closes_broken_lists(patch: pytest.MonkeyPatch) -> None:

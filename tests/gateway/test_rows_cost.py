@@ -11,14 +11,14 @@ import gateway.pieces
 import gateway.rows
 from gateway import views
 from gateway.authz import Principal, Role, View
-from gateway.batches import Batch
+from gateway.batches import Batch, RowIndex, Rows
 from gateway.calls import LedgerReply
 from gateway.cursors import Position
 from gateway.endpoints import Api
 from gateway.members import values, without
 from gateway.pages import Page, limited, mark, rebatched
 from gateway.refusals import refusal
-from gateway.rows import RowIndex, Rows, UnreadableBody, read_row, rows_in
+from gateway.rows import UnreadableBody, read_row, rows_in
 from tests.gateway.test_rows import (
     ADMIN,
     DEPOSITS,
@@ -108,12 +108,24 @@ def test_rows_that_cannot_be_read_apart_are_shown_in_turns_with_others() -> None
 
 
 def test_what_is_cut_apart_takes_no_more_memory_for_braces_in_it() -> None:
-    array = b'[{"comment":"%b"}]' % (b"{" * 2_000_000)
-    batch = Batch(array, ("alice",))
+    row = b'{"comment":"%b"}' % (b"{" * 2_000_000)
+    batch = Batch(row, ("alice",))
     tracemalloc.start()
     try:
-        assert batch.rows(USER) == [array[1:-1]]
-        assert tracemalloc.get_traced_memory()[1] < 4 * len(array)
+        assert batch.rows(USER) == [row]
+        assert tracemalloc.get_traced_memory()[1] < 4 * len(row)
+    finally:
+        tracemalloc.stop()
+
+
+def test_the_rows_of_a_long_list_stay_where_they_came() -> None:
+    row = b'{"username":"alice","comment":"%b"}' % (b"x" * 200)
+    body = b"[%b]" % b",".join([row] * 20_000)
+    tracemalloc.start()
+    try:
+        index, _ = in_turns(gateway.rows.read_rows(body))
+        assert len(index) == 20_000
+        assert tracemalloc.get_traced_memory()[1] < len(body) // 2
     finally:
         tracemalloc.stop()
 
@@ -217,8 +229,8 @@ def test_many_groups_are_read_in_short_pieces(monkeypatch: pytest.MonkeyPatch, t
 
 def test_the_rows_of_many_groups_are_counted_in_a_moment() -> None:
     groups = read_groups(b'{"api_data":{"BTC":[{},{}]}}')
-    assert rows_in([(key, RowIndex((Batch(b"[{},{}]", (None, None)),))) for key, _ in groups]) == 2
-    many = [(b'"BTC"', RowIndex((Batch(b"[{}]", (None,)),)))] * 1_000_000
+    assert rows_in([(key, RowIndex((Batch(b"{},{}", (None, None)),))) for key, _ in groups]) == 2
+    many = [(b'"BTC"', RowIndex((Batch(b"{}", (None,)),)))] * 1_000_000
     begun = time.process_time()
     assert rows_in(many) == 1_000_000
     assert time.process_time() - begun < 0.5
