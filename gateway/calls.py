@@ -12,9 +12,9 @@ from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown, Unexpect
 REFUSALS = frozenset({400, 404, 409, 410, 413, 422, 429, 503})
 # A longer wait is not a wait; also the cap of what a ledger may ask our callers for.
 MAX_RETRY_AFTER_S = 3600
-_between_links = re.compile(r",(?=\s*<)")
-_link = re.compile(r"\s*<(.*)>(.*)")
-_relation = re.compile(r"""rel\s*=\s*(?:(["'])(?P<quoted>.*?)\1|(?P<plain>\S*))""")
+# A target with its parameters, up to a comma that is not quoted; and one parameter of them.
+_link = re.compile(r'<([^<>]*)>((?:"(?:[^"\\]|\\.)*+"|[^",])*+)')
+_parameter = re.compile(r';\s*([^\s=;"]+)\s*(?:=\s*("(?:[^"\\]|\\.)*+"|' r"'[^']*'|[^\s;\"]*))?")
 
 
 class LedgerCall(msgspec.Struct, frozen=True):
@@ -101,10 +101,10 @@ def retry_after(value: str | None, now: float) -> int | None:
 
 def next_link(header: str) -> str | None:
     """Where a `Link` header (RFC 8288) says that the next page is, as it is written there."""
-    for link in map(_link.match, _between_links.split(header)):
-        parameters = link[2].split(";")[1:] if link else ()
-        relations = [found for one in parameters if (found := _relation.fullmatch(one.strip()))]
-        types = relations[0]["quoted"] or relations[0]["plain"] or "" if relations else ""
-        if link and "next" in types.lower().split():
-            return link[1]
+    for target, parameters in _link.findall(header):
+        named = _parameter.findall(parameters)
+        # Of several only the first counts (section 3.3).
+        types = next((value for name, value in named if name.lower() == "rel"), "")
+        if "next" in types.strip("\"'").lower().split():
+            return str(target)
     return None
