@@ -9,8 +9,8 @@ import structlog
 
 from gateway.keys import Key
 
-# The key server is asked for key ids that are not known this long after it was last asked, however
-# many come.
+# The key server is asked for key ids that are not known this long after it was last asked for one,
+# or did not answer, however many come.
 REFETCH_EVERY_S = 30.0
 _FIRST_RETRY_S = 1.0
 MAX_KEY_SET_BYTES = 262_144
@@ -48,7 +48,7 @@ class KeySet:
         self._now = now
         self.keys: Keys = {}
         self._loaded: float | None = None
-        self._attempted = float("-inf")
+        self._sought = float("-inf")
         self._flight: asyncio.Task[bool] | None = None
 
     @property
@@ -72,13 +72,15 @@ class KeySet:
 
     async def refetch(self) -> None:
         """Looks for a key that is not known, unless that was done a moment ago."""
-        if self._now() - self._attempted >= REFETCH_EVERY_S or self._flight is not None:
-            await self.load()
+        if self._flight is None:
+            if self._now() - self._sought < REFETCH_EVERY_S:
+                return
+            self._sought = self._now()
+        await self.load()
 
     async def load(self) -> bool:
         """Fetches the set; whether that worked. Callers at the same time share one fetch."""
         if self._flight is None:
-            self._attempted = self._now()
             self._flight = asyncio.create_task(self._load())
             self._flight.add_done_callback(self._landed)
         return await asyncio.shield(self._flight)
@@ -102,6 +104,7 @@ class KeySet:
         except Exception as error:
             # Whatever it was, the refresher goes on: without it all keys would grow too old.
             structlog.get_logger().warning("key set not loaded", error=type(error).__name__)
+            self._sought = self._now()
             return False
         if keys.keys() != self.keys.keys() or keys != self.keys:
             self.keys = keys
