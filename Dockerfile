@@ -1,5 +1,5 @@
 # Build: docker build --tag ledger-gateway .
-# Run:   docker run --publish 8080:8080 --env GATEWAY_LEDGER__BASE_URL=… ledger-gateway
+# Run:   docker run --publish 8080:8080 --env GATEWAY_LEDGER__BASE_URL=… --env GATEWAY_AUTH__SECRET=… ledger-gateway
 
 FROM python:3.13-slim AS builder
 
