@@ -39,8 +39,7 @@ async def shown(endpoint: Endpoint, value: Any, view: View) -> tuple[bytes, int]
     """
     if endpoint.reply is Reply.ROWS:
         seen = value.seen(view)
-        body = _in_brackets(endpoint, await _in_turns(seen, view))
-        return body, len(value) - len(seen)
+        return await of_rows(endpoint, seen, view), len(value) - len(seen)
     if endpoint.reply is Reply.GROUPS:
         return await _of_groups(endpoint, value, view)
     return value, 0
