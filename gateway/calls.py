@@ -10,7 +10,7 @@ from gateway.errors import LedgerBroken, LedgerFailing, OutcomeUnknown, Unexpect
 
 # What the caller may see of a refusal; any other 4xx is about the gateway's own call.
 REFUSALS = frozenset({400, 404, 409, 410, 413, 422, 429, 503})
-# A longer wait is not a wait; also the cap of what a ledger may ask our callers for.
+# A ledger may have our callers wait so long, in seconds, and no longer.
 MAX_RETRY_AFTER_S = 3600
 # A target with its parameters, up to a comma that is not quoted; and one parameter of them.
 _link = re.compile(r'<([^<>]*)>((?:"(?:[^"\\]|\\.)*+"|[^",])*+)')
@@ -81,13 +81,11 @@ def judged(reply: LedgerReply, is_write: bool) -> LedgerReply:
     raise LedgerBroken("The ledger gave an answer that is not for the caller.")
 
 
-def retry_after(value: str | None, now: float) -> int | None:
+def retry_after(value: str, now: float) -> int | None:
     """The seconds that a `Retry-After` asks for (RFC 9110 section 10.2.3), capped; None for junk.
 
     `now` is in seconds since the epoch.
     """
-    if value is None:
-        return None
     if value.isascii() and value.isdigit():
         return int(min(float(value), MAX_RETRY_AFTER_S))
     try:
