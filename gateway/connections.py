@@ -2,7 +2,6 @@
 
 import asyncio
 import json
-import secrets
 import select
 import socket
 import time
@@ -15,7 +14,7 @@ from aiohttp.streams import EMPTY_PAYLOAD, StreamReader
 from aiohttp.web_protocol import _ErrInfo
 
 from gateway import logs
-from gateway.edge import without_odd_expectations
+from gateway.edge import new_id, without_odd_expectations
 from gateway.endpoints import Api
 from gateway.errors import GatewayError, InvalidRequest
 from gateway.exchange import Trace
@@ -204,7 +203,7 @@ class Connection(web.RequestHandler):
         error: GatewayError = InvalidRequest("This is not a well-formed HTTP request.")
         if status >= 500:
             error = GatewayError("Something went wrong here.")
-        trace = Trace(secrets.token_hex(16), time.monotonic(), "unparsed", code=error.code)
+        trace = Trace(new_id(), time.monotonic(), "unparsed", code=error.code)
         body = json.dumps(Api.LEDGER.error_body(error, trace.request_id)).encode()
         headers = {
             "Content-Type": "application/json",
