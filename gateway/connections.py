@@ -183,6 +183,7 @@ class Connection(web.RequestHandler):
             self.close()
             return True
         message, body = self._messages[-1]
+        # To close now would leave those unanswered that wait behind the one under way.
         if not isinstance(message, _ErrInfo):
             self._messages[-1] = message._replace(should_close=True), body
         return True

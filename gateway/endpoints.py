@@ -52,7 +52,7 @@ class Api(Enum):
 
 
 def api_of(path: str) -> Api:
-    """Whose form of error a path that matches no route is answered in."""
+    """Whose form of error a path is answered in, whether or not there is a route."""
     return Api.RATES if path.startswith("/v1/") else Api.LEDGER
 
 

@@ -1,7 +1,8 @@
 """The one exception tree: code, HTTP status, whose fault.
 
 First come the caller's faults, then the ledger's. Foreign errors are translated into these where
-they arise (`ledger`, `authn`, `walk`); these become HTTP in `middlewares.error_boundary` alone.
+they arise; these become HTTP in `middlewares.error_boundary`, or in `connections` if there is no
+request.
 """
 
 from collections.abc import Mapping
@@ -207,7 +208,7 @@ class RateLimited(GatewayError):
 
 
 class NotReady(GatewayError):
-    """The gateway has no verification keys, or is going away."""
+    """The gateway has no verification keys."""
 
     status = 503
     code = "NOT_READY"

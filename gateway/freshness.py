@@ -26,7 +26,7 @@ class Use(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Lifetime:
-    """How long a reply is good for, counted from when it came.
+    """Up to what age a reply is good.
 
     Beyond `fresh_s` it may be used for `revalidate_s` more while another is fetched, and for
     `if_error_s` more if that fails; for up to `max_stale_s` more if the caller asks for it.

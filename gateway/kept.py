@@ -41,8 +41,8 @@ class Reading(msgspec.Struct, Generic[V], frozen=True):
 
 @dataclass(slots=True, eq=False, weakref_slot=True)
 class Kept:
-    """One reading, good while its tag has that generation, for a lifetime that began at `at`, when
-    it was asked for, in seconds on the monotonic clock.
+    """One reading, good while its tag has that generation, for a lifetime that began at `at`, in
+    seconds on the monotonic clock: when it was asked for, less the age that it came with.
 
     `size` is what it takes to keep it, in bytes. There is `room` in it for `views`, the
     representations made of it, by what tells them apart, and for their codings. Those that take a
