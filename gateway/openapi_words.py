@@ -25,7 +25,8 @@ sent back in `If-None-Match` is answered 304 while nothing has changed for you. 
 request may say `no-cache`, `no-store`, `max-age=<seconds>` or `stale-if-error=<seconds>`.
 
 **Repeating a write** with the same `Idempotency-Key` and body gives the first answer again, with
-`Idempotency-Replayed: true`, also while the first is in flight. With another body it is 422.
+`Idempotency-Replayed: true`, also while the first is in flight. With another body it is 422. A
+write with `If-Match` or `If-Unmodified-Since` is 400: only the ledger could compare and write.
 
 **Limits.** Where there is one on a user's requests, `RateLimit` and `RateLimit-Policy` tell of it
 on every answer to that user, and 429 says in `Retry-After` when to ask again.
