@@ -7,11 +7,9 @@ fetch that began before a write fills the cache with the old state. The only fil
 """
 
 import asyncio
-import sys
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from dataclasses import replace
-from itertools import chain
 from typing import Any, TypeVar
 
 import cachetools
@@ -24,7 +22,7 @@ from gateway.errors import GatewayError, LedgerBroken
 from gateway.freshness import NO_WISHES, Lifetime, Use, Wishes, allowed, use_of
 from gateway.generations import Generations
 from gateway.guard import GuardedLedger
-from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, shared
+from gateway.kept import VIEW_OVERHEAD, Found, Kept, Outcome, Reading, key_size, shared
 from gateway.representations import Room, one_at_a_time
 from gateway.rows import UnreadableBody, rows_in
 
@@ -267,12 +265,6 @@ class _Fetch(msgspec.Struct, frozen=True):
     generation: int
 
     @property
-    def key_size(self) -> int:
-        """What the path and the query of the key take, in bytes."""
-        path, query = self.key
-        return sum(map(sys.getsizeof, (path, query, *query, *chain.from_iterable(query))))
-
-    @property
     def name(self) -> tuple[Key, int]:
         """What reads have in common that may share one call."""
         return self.key, self.generation
@@ -292,4 +284,4 @@ def _measures(fetch: _Fetch, length: int, rows: int) -> tuple[int, int]:
     """The size of an entry for a body of such a length with so many rows, and the room in it."""
     # As much for the views that are made of it as two whole bodies take, or one view for each row.
     room = 2 * (length + VIEW_OVERHEAD) + rows * _ROW_ROOM
-    return length + rows * _ROW_OVERHEAD + _OVERHEAD + fetch.key_size + room, room
+    return length + rows * _ROW_OVERHEAD + _OVERHEAD + key_size(fetch.key) + room, room

@@ -11,7 +11,6 @@ import random
 import re
 import time
 from collections.abc import Callable, Iterator, Sequence
-from itertools import chain
 from sys import getsizeof
 from typing import Any
 
@@ -23,7 +22,7 @@ from gateway.edge import TRACE, accepted_id, is_last
 from gateway.errors import RateLimited
 from gateway.exchange import Trace
 from gateway.health import Health
-from gateway.kept import Outcome
+from gateway.kept import Outcome, key_size
 from gateway.metrics import Metrics
 from gateway.rate_limit import RateLimit
 from gateway.shortcuts import Shortcut, Shortcuts
@@ -67,7 +66,7 @@ class FastPath:
         self._health = health
         self._metrics = metrics
         self._now = now
-        self._by_request: Shortcuts[Key] = Shortcuts(_size)
+        self._by_request: Shortcuts[Key] = Shortcuts(key_size)
         self._by_head: Shortcuts[bytes] = Shortcuts(getsizeof)
         self._ids = _new_ids()
 
@@ -207,9 +206,3 @@ def _plain(request: web.Request) -> bool:
 def _length(key: Key) -> int:
     target, headers = key
     return len(target) + sum(len(name) + len(value) for name, value in headers)
-
-
-def _size(key: Key) -> int:
-    """What it takes to keep it, in bytes: of short headers that is many times their length."""
-    headers = key[1]
-    return sum(map(getsizeof, (key, *key, *headers, *chain.from_iterable(headers))))

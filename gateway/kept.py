@@ -6,6 +6,8 @@ from contextlib import nullcontext
 from dataclasses import dataclass, field
 from enum import StrEnum
 from functools import lru_cache
+from itertools import chain
+from sys import getsizeof
 from typing import Any, Generic, TypeVar
 
 import msgspec
@@ -108,6 +110,12 @@ class Found(msgspec.Struct, Generic[V], frozen=True):
 def shared(value: T) -> T:
     """The same for all that are equal: many entries have it, and need only one of it."""
     return value
+
+
+def key_size(key: tuple[str, tuple[tuple[Any, Any], ...]]) -> int:
+    """What it takes to keep a target and pairs, in bytes: of short ones many times their length."""
+    pairs = key[1]
+    return sum(map(getsizeof, (key, *key, *pairs, *chain.from_iterable(pairs))))
 
 
 def cache_status_of_hit(left: int) -> str:
