@@ -281,7 +281,7 @@ async def test_an_id_is_taken_over_from_a_head_as_from_a_request(
         " traceparent: a",
         "traceparent",
         "traceparent: a\nusername: bob",
-        *["\r\n".join(["traceparent: a"] * 200)],
+        "\r\n".join(["traceparent: a"] * 200),
     ],
 )
 async def test_a_line_that_a_parser_refuses_is_not_passed_over(client: Client, lines: str) -> None:
@@ -292,6 +292,17 @@ async def test_a_line_that_a_parser_refuses_is_not_passed_over(client: Client, l
     fresh = await client.session.get(client.make_url("/health/live"))
     assert fresh.status == 200
     assert status(first) in (400, 403)
+
+
+async def test_no_more_lines_are_passed_over_than_a_parser_takes_with_the_others(
+    client: Client,
+) -> None:
+    others = {f"X-{number}": "a" for number in range(120)}
+    data = head(headers=ALICE | others)
+    async with connected(client) as one:
+        assert status(await learned(one, data)) == 200
+        more = data.replace(b"\r\n\r\n", b"\r\nbaggage: a" * 8 + b"\r\n\r\n")
+        assert status(await one.get(more)) == 400
 
 
 @pytest.mark.parametrize("line", [b"traceparent: a", b"Traceparent: a", b"baggage: a"])
@@ -652,6 +663,8 @@ async def test_what_shortcuts_are_known_by_takes_never_more_than_so_much_memory(
     known = client.gateway.api[FAST_PATH]
     async with connected(client) as one:
         for number in [*range(20), 18, 19, 19]:
+            # What is known already is learned anew, in its place.
+            known._ledger._entries.clear()
             await learned(one, head(X_Odd=f"{number:02}" + "x" * 2000))
             heads, requests = list(known._by_head), list(known._by_request)
             assert sum(map(getsizeof, heads)) == known._by_head._bytes <= 10_000
