@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from types import ModuleType, SimpleNamespace
 
 import pytest
+import uvloop
 from aiohttp import web
 from structlog.testing import capture_logs
 
@@ -735,26 +736,57 @@ async def test_who_sends_no_more_behind_several_requests_gets_an_answer_to_each(
     assert len(ledger.calls) == 3
 
 
-async def test_who_sends_no_more_gets_all_of_a_stream(served: Served, ledger: FakeLedger) -> None:
+async def test_who_sends_no_more_gets_all_of_a_stream_however_long_it_takes(
+    served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(connections, "_LEFT_S", 0.0)
+    go_on = asyncio.Event()
+
     async def page(request: web.Request) -> web.Response:
         number = int(request.query.get("cursor", "0")) + 1
+        if number > 1:
+            await go_on.wait()
         headers = {"Link": f'</x?cursor={number}>; rel="next"'} if number < 5 else {}
         return web.Response(body=b"[%b]" % ROW, headers=headers)
 
     ledger.run("GET", "/ledger", page)
-    data = await ask_and_shut(served.port, GOOD)
-    assert data.count(ROW) == 5
-    assert data.endswith(b"]}\r\n0\r\n\r\n")
+    async with call(served.port) as one:
+        one.send(GOOD)
+        begun = await one.reader.readuntil(ROW)
+        one.writer.write_eof()
+        await asyncio.sleep(PACE_S)
+        go_on.set()
+        rest = await one.rest()
+    assert (begun + rest).count(ROW) == 5
+    assert rest.endswith(b"]}\r\n0\r\n\r\n")
 
 
 @pytest.mark.parametrize("sent", [b"", GOOD[:-1], SIZED + BODY[:-1], CHUNKED + b"2\r\n{}\r\n"])
 async def test_who_sends_no_more_of_what_they_began_is_not_waited_for(
-    served: Served, ledger: FakeLedger, sent: bytes
+    served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch, sent: bytes
 ) -> None:
+    monkeypatch.setattr(connections, "_LEFT_S", PATIENCE_S)
     begun = time.monotonic()
     assert await ask_and_shut(served.port, sent) == b""
     assert time.monotonic() - begun < PATIENCE_S / 2
     assert ledger.calls == []
+
+
+def test_who_connects_and_sends_nothing_is_not_waited_for_on_uvloop() -> None:
+    """There the end can come before aiohttp has begun to wait."""
+
+    async def main() -> bytes:
+        config = config_for("http://127.0.0.1:1")
+        app = create_app(config, shared(config)).api
+        async with listening(app, "127.0.0.1", 0, LONG) as port:
+            with socket.create_connection(("127.0.0.1", port)) as one:
+                one.shutdown(socket.SHUT_WR)
+                one.setblocking(False)
+                async with asyncio.timeout(PATIENCE_S):
+                    return await asyncio.get_running_loop().sock_recv(one, 1)
+
+    with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
+        assert runner.run(main()) == b""
 
 
 # Expectations.
@@ -1189,18 +1221,41 @@ async def test_a_listener_closes_when_there_are_no_file_descriptors_left(
         socket.create_connection(address, PATIENCE_S)
 
 
-async def test_while_a_listener_closes_new_callers_are_not_taken_and_known_ones_are(
+async def test_callers_who_have_left_a_queue_do_not_keep_others_from_being_taken_out_of_it(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
+    accept, faults = socket.socket.accept, [ConnectionAbortedError(), None, OSError(errno.EMFILE)]
+
+    def faulty(queue: socket.socket) -> tuple[socket.socket, object]:
+        fault = faults.pop(0)
+        if fault is not None:
+            raise fault
+        return accept(queue)
+
     ready = socket.create_server(("127.0.0.1", 0))
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Greeter, sock=ready, start_serving=False)
+    with socket.create_connection(ready.getsockname(), PATIENCE_S) as queued:
+        monkeypatch.setattr(socket.socket, "accept", faulty)
+        await listener.close(server, Greeter)
+        assert await asyncio.to_thread(queued.recv, 5) == b"hello"
+    assert faults == []
+
+
+async def test_while_a_listener_closes_new_callers_are_not_taken_and_known_ones_are() -> None:
+    ready = socket.create_server(("127.0.0.1", 0))
+    loop = asyncio.get_running_loop()
+    server = await loop.create_server(Greeter, sock=ready, start_serving=False)
     address = ready.getsockname()
     known = socket.create_connection(address, PATIENCE_S)
-    listener._turn_away(ready)
+    closing = asyncio.create_task(listener.close(server, Greeter))
+    await asyncio.sleep(0)
     with pytest.raises(TimeoutError):
         socket.create_connection(address, SHORT_S)
     accepted, _ = ready.accept()
-    with ready, accepted, known:
+    with accepted, known:
         known.send(b"ping")
         assert accepted.recv(4) == b"ping"
         accepted.send(b"pong")
         assert known.recv(4) == b"pong"
+    await closing
