@@ -92,6 +92,7 @@ async def rebatched(source: AsyncIterator[Page], size: int) -> AsyncIterator[Pag
             for start in whole:
                 yield Page(None, left[start : start + size], "more")
             del left[: len(whole) * size]
+        del page
     yield Page(None, left, None)
 
 
@@ -114,6 +115,7 @@ async def limited(
                 return found[:limit], Position(None if mixed else page.cursor, last)
         if len(found) == limit and not mixed:
             return found, Position(page.next_cursor) if page.next_cursor is not None else None
+        del page
     if after is not None:
         raise InvalidCursor("The row that the cursor points at is no longer in the list.")
     return found, None

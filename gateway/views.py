@@ -79,6 +79,7 @@ async def stream(
         async for text in _texts(page.rows, view):
             yield before + text
             before = b","
+        del page
     yield closing if before == b"," else before + closing
 
 

@@ -13,15 +13,21 @@ from aiohttp import web
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gateway import views
+from gateway.authz import View
 from gateway.cursors import START, Position
+from gateway.endpoints import ENDPOINTS
 from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
-from gateway.pages import Page, Patience, limited, mark, pages
+from gateway.pages import Page, Patience, limited, mark, pages, rebatched
+from gateway.rows import Rows, read_rows
 from tests.conftest import ADMIN, MakeClient, caller
 from tests.fakes import FakeLedger
 
 bounded = settings(max_examples=200, deadline=None)
 
 T = TypeVar("T")
+
+EVERYTHING = View(owner=None, hidden=frozenset(), ambiguous=True)
 
 
 def run(work: Coroutine[Any, Any, T]) -> T:
@@ -124,6 +130,43 @@ def test_a_page_is_let_go_when_the_next_one_comes() -> None:
                 return
 
     asyncio.run(turn())
+
+
+class _Watched(Rows):
+    """Rows that can be watched."""
+
+
+async def _stream(source: AsyncIterator[Page]) -> None:
+    first = (await anext(source)).rows
+    chunks = views.stream(ENDPOINTS[0], EVERYTHING, first, source)
+    del first
+    assert len([chunk async for chunk in chunks]) == 6
+
+
+async def _rebatch(source: AsyncIterator[Page]) -> None:
+    assert len([None async for _ in rebatched(source, 2)]) == 3
+
+
+async def _limit(source: AsyncIterator[Page]) -> None:
+    assert len((await limited(source, 10, START, mixed=True))[0]) == 5
+
+
+@pytest.mark.parametrize("consume", [_stream, _rebatch, _limit])
+async def test_nobody_holds_a_page_while_the_next_one_is_read(
+    consume: Callable[[AsyncIterator[Page]], Awaitable[None]],
+) -> None:
+    watched: list[weakref.ref[_Watched]] = []
+
+    async def read(cursor: str) -> Page:
+        gc.collect()
+        assert [ref() for ref in watched] == [None] * len(watched)
+        index = await read_rows(b"[%b]" % row(len(watched)))
+        rows = _Watched(index.batches, EVERYTHING)
+        watched.append(weakref.ref(rows))
+        return Page(cursor, rows, str(len(watched)) if len(watched) < 5 else None)
+
+    await consume(pages(read, await read("0")))
+    assert len(watched) == 5
 
 
 @bounded
