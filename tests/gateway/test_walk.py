@@ -1068,6 +1068,17 @@ async def test_without_a_limit_all_rows_come_however_many_pages_they_are(
     assert {call.query["limit"] for call in ledger.calls} == {"2"}
 
 
+async def test_of_a_stream_nothing_but_the_head_is_kept(
+    make_client: MakeClient, ledger: FakeLedger
+) -> None:
+    client = await make_client(ledger__page_size="2", cache__ledger_ttl_s="60")
+    ledger.run("GET", "/ledger/alice", Paged(rows_of(6)))
+    for _ in range(2):
+        assert len(await seen(client, "/ledger", ALICE)) == 6
+    asked = [call.query.get("cursor") for call in ledger.calls]
+    assert asked == [None, "2", "4", "2", "4"]
+
+
 async def test_a_stream_goes_on_over_pages_in_which_nothing_is_shown(
     make_client: MakeClient, ledger: FakeLedger
 ) -> None:
