@@ -192,6 +192,35 @@ async def test_what_no_answer_depends_on_may_change_each_time(client: Client, wa
     assert len(walks) == 2
 
 
+async def test_a_known_head_is_not_parsed_whatever_lines_change_each_time(
+    client: Client, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    parsed: list[bytes | None] = []
+    by_message = fast_path.FastPath.by_message
+
+    def noted(self: fast_path.FastPath, message: Any, data: bytes | None) -> bytes | None:
+        parsed.append(data)
+        return by_message(self, message, data)
+
+    monkeypatch.setattr(fast_path.FastPath, "by_message", noted)
+    async with connected(client) as one:
+        await learned(one, head())
+        known = len(parsed)
+        for name in ("traceparent", "tracestate", "baggage", "X_Request_Id"):
+            for more in ({}, {name: "a"}, {name: "a", "traceparent": "b"}):
+                assert status(await one.get(head(**more))) == 200
+    assert len(parsed) == known
+
+
+async def test_an_answer_is_not_given_again_in_another_version(client: Client) -> None:
+    data = head(Connection="keep-alive")
+    async with connected(client) as one:
+        assert (await learned(one, data)).startswith(b"HTTP/1.1 200 ")
+        old = await one.get(data.replace(b"HTTP/1.1", b"HTTP/1.0"))
+    assert old.startswith(b"HTTP/1.0 200 ")
+    assert b"\r\nConnection: keep-alive\r\n" in old
+
+
 @pytest.mark.parametrize(
     "other",
     [
@@ -275,6 +304,7 @@ async def test_an_id_is_taken_over_from_a_head_as_from_a_request(
     "lines",
     [
         "traceparent: \x00",
+        "traceparent: \x7f",
         "traceparent: a\r b",
         "traceparent: a\r\n b",
         "traceparent : a",
