@@ -489,6 +489,28 @@ async def test_of_the_addresses_of_a_name_the_first_that_takes_connections_is_us
         assert await link.receive() == ("one", "heard")
 
 
+async def test_both_connections_of_a_link_go_to_one_address(
+    redis: RedisServer, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    left = asyncio.Event()
+
+    async def greet_one(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        first.close()
+        while data := await reader.read(4096):
+            writer.write(b"+OK\r\n" * data.count(b"SETINFO"))
+        writer.close()
+        left.set()
+
+    first = await asyncio.start_server(greet_one, "127.0.0.2", redis.port)
+    addresses = [(0, 0, 0, "", (address, redis.port)) for address in ("127.0.0.2", "127.0.0.1")]
+    monkeypatch.setattr(socket, "getaddrinfo", lambda *_, **__: addresses)
+    async with redis_link(f"redis://redis.test:{redis.port}", "one") as link:
+        async with asyncio.timeout(5):
+            await left.wait()
+        await link.publish("one", "heard")
+        assert await link.receive() == ("one", "heard")
+
+
 async def test_at_whatever_moment_it_is_told_to_go_it_goes_and_leaves_nothing_open(
     redis: RedisServer,
 ) -> None:
