@@ -15,11 +15,12 @@ from hypothesis import strategies as st
 
 from gateway import views
 from gateway.authz import View
+from gateway.batches import Rows
 from gateway.cursors import START, Position
 from gateway.endpoints import ENDPOINTS
 from gateway.errors import InvalidCursor, LedgerBroken, LedgerTimeout
 from gateway.pages import Page, Patience, limited, mark, pages, rebatched
-from gateway.rows import Rows, read_rows
+from gateway.rows import read_rows
 from tests.conftest import ADMIN, MakeClient, caller
 from tests.fakes import FakeLedger
 
