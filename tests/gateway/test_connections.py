@@ -24,6 +24,7 @@ from gateway.middlewares import METRICS
 from gateway.server import listening
 from tests.conftest import ADMIN, RATE, RATES, caller, config_for
 from tests.fakes import FakeLedger
+from tests.test_overload import HangingLedger, until
 
 PATIENCE_S = 10.0
 SHORT_S = 0.2
@@ -683,6 +684,19 @@ async def ask_and_shut(port: int, data: bytes) -> bytes:
         return await one.rest()
 
 
+@pytest.fixture
+def ended(monkeypatch: pytest.MonkeyPatch) -> asyncio.Event:
+    """Set when it has come to the gateway that a caller sends no more."""
+    event, received = asyncio.Event(), Connection.eof_received
+
+    def noted(self: Connection) -> bool:
+        event.set()
+        return received(self)
+
+    monkeypatch.setattr(Connection, "eof_received", noted)
+    return event
+
+
 @pytest.mark.parametrize("old", [False, True])
 async def test_who_sends_no_more_gets_their_answer_and_then_the_end(
     served: Served, ledger: FakeLedger, old: bool
@@ -694,38 +708,26 @@ async def test_who_sends_no_more_gets_their_answer_and_then_the_end(
 
 
 async def test_who_sends_no_more_while_they_wait_gets_their_answer(
-    served: Served, ledger: FakeLedger
+    served: Served, ledger: FakeLedger, ended: asyncio.Event
 ) -> None:
-    asked, go_on = asyncio.Event(), asyncio.Event()
-
-    async def slow(_request: web.Request) -> web.Response:
-        asked.set()
-        await go_on.wait()
-        return web.json_response([])
-
-    ledger.run("GET", "/ledger", slow)
+    hanging = HangingLedger(ledger)
     async with call(served.port) as one:
         one.send(GOOD)
-        await asked.wait()
+        await until(lambda: hanging.inside == 1)
         one.writer.write_eof()
-        await asyncio.sleep(PACE_S)
-        go_on.set()
-        assert Answer.of(await one.rest()).body == EMPTY
+        await ended.wait()
+        hanging.free.set()
+        row = b'[{"id": "/ledger", "username": "ledger"}]'
+        assert Answer.of(await one.rest()).body == EMPTY.replace(b"[]", row)
 
 
 async def test_who_sends_no_more_and_is_not_answered_soon_is_taken_to_have_left(
     served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_LEFT_S", PACE_S)
-    go_on = asyncio.Event()
-
-    async def slow(_request: web.Request) -> web.Response:
-        await go_on.wait()
-        return web.json_response([])
-
-    ledger.run("GET", "/ledger", slow)
+    hanging = HangingLedger(ledger)
     assert await ask_and_shut(served.port, GOOD) == b""
-    go_on.set()
+    hanging.free.set()
 
 
 async def test_who_sends_no_more_behind_several_requests_gets_an_answer_to_each(
@@ -737,7 +739,7 @@ async def test_who_sends_no_more_behind_several_requests_gets_an_answer_to_each(
 
 
 async def test_who_sends_no_more_gets_all_of_a_stream_however_long_it_takes(
-    served: Served, ledger: FakeLedger, monkeypatch: pytest.MonkeyPatch
+    served: Served, ledger: FakeLedger, ended: asyncio.Event, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(connections, "_LEFT_S", 0.0)
     go_on = asyncio.Event()
@@ -754,7 +756,7 @@ async def test_who_sends_no_more_gets_all_of_a_stream_however_long_it_takes(
         one.send(GOOD)
         begun = await one.reader.readuntil(ROW)
         one.writer.write_eof()
-        await asyncio.sleep(PACE_S)
+        await ended.wait()
         go_on.set()
         rest = await one.rest()
     assert (begun + rest).count(ROW) == 5
